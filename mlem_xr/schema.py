@@ -1,0 +1,275 @@
+"""Names of dimensions and variables, what each must look like, and the checks that say so.
+
+Everything here is plain data and plain checks; the rest of the package imports it and it imports
+nothing of ours.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+CHECKPOINT = ("model", "seed", "step")
+"""Dimensions that name one set of weights."""
+
+CELL = (*CHECKPOINT, "pooling", "layer")
+"""Dimensions that name one matrix of activations (sentence x unit)."""
+
+ACTIVATION = (*CELL, "sentence", "unit")
+"""Dimensions of the activations, in the order in which they are stored."""
+
+POOLINGS = ("first-token", "mean", "last-token")
+"""How token activations become one vector per sentence."""
+
+FINAL_STEP = -1
+"""The step of a network whose training step is final or not stated."""
+
+DIMENSIONS = {
+    "model": "name of the network",
+    "seed": "random seed of the network's training",
+    "step": "training step; -1: final, or not stated",
+    "pooling": "how token activations become one vector per sentence",
+    "layer": "1: first block; 0: embeddings",
+    "sentence": "position of the sentence in the stimulus table",
+    "unit": "position of the unit in the layer's output",
+}
+"""What the values along each dimension mean."""
+
+RESERVED = frozenset(
+    {*DIMENSIONS, "text", "activation", "recorded", "fingerprint", "provenance", "results"}
+    | {"feature", "other_feature", "other_sentence", "pair", "fold", "subset", "pattern", "k"}
+    | {"unit_layer", "unit_number", "axis", "position", "stress", "computed_from"}
+)
+"""Names that a feature may not have, because the library uses them."""
+
+
+class InputError(ValueError):
+    """A mistake of the caller's: names the argument, what was found and what is expected."""
+
+
+def choose(argument: str, value: Hashable, known: Iterable[Any]) -> Any:
+    """Return `value` if it is among the `known` ones.
+
+    Parameters
+    ----------
+    argument : str
+        What the caller calls the value, for the error.
+    value : hashable
+        What was given.
+    known : iterable
+        What would have been accepted.
+
+    Returns
+    -------
+    object
+        `value` itself.
+
+    Raises
+    ------
+    InputError
+        If `value` is not known; the message lists what is.
+
+    Examples
+    --------
+    >>> choose("pooling", "mean", ["mean", "first-token"])
+    'mean'
+    """
+    known = list(known)
+    if value in known:
+        return value
+    listed = ", ".join(repr(_plain(k)) for k in known) or "none"
+    raise InputError(f"{argument}: unknown value {_plain(value)!r}; known: {listed}")
+
+
+def check_integer(argument: str, value: Any, *, at_least: int = 0, below: int | None = None) -> int:
+    """Return `value` as an int if it is a whole number of a range.
+
+    Parameters
+    ----------
+    argument : str
+        What the caller calls the value, for the error.
+    value : object
+        What was given.
+    at_least : int
+        The smallest number that is accepted.
+    below : int, optional
+        The first number that is too large.
+
+    Returns
+    -------
+    int
+        The number.
+
+    Raises
+    ------
+    InputError
+        If `value` is no integer, or out of range.
+
+    Examples
+    --------
+    >>> check_integer("n_init", 2.5, at_least=1)
+    Traceback (most recent call last):
+        ...
+    mlem_xr.schema.InputError: n_init: found 2.5; expected an integer of at least 1
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < at_least or (below is not None and value >= below):
+        limit = "" if below is None else f" and below {below}"
+        raise InputError(
+            f"{argument}: found {value!r}; expected an integer of at least {at_least}{limit}"
+        )
+    return int(value)
+
+
+def check_random_state(random_state: Any) -> int:
+    """Return a seed that NumPy's and scikit-learn's generators take.
+
+    Parameters
+    ----------
+    random_state : int
+        Not negative, below 2^32.
+
+    Returns
+    -------
+    int
+        The seed.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+
+    Examples
+    --------
+    >>> check_random_state(7)
+    7
+    """
+    return check_integer("random_state", random_state, below=2**32)
+
+
+def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.Dataset:
+    """Keep the given labels of each dimension, in the order given; unknown labels are refused.
+
+    Parameters
+    ----------
+    data : xr.Dataset
+        Anything with labelled dimensions.
+    labels : mapping of str to iterable or None
+        Dimension to labels to keep; None or an empty list keeps all of them.
+
+    Returns
+    -------
+    xr.Dataset
+        The selected part, as lazy as `data`.
+
+    Raises
+    ------
+    InputError
+        If a label does not exist; the message lists those that do.
+
+    Examples
+    --------
+    >>> data = xr.Dataset(coords={"layer": [1, 2, 3]})
+    >>> select(data, {"layer": [3, 1]}).layer.values.tolist()
+    [3, 1]
+    """
+    wanted = {dim: list(values) for dim, values in labels.items() if values is not None}
+    for dim, values in wanted.items():
+        known = data[choose("dimension", dim, data.dims)].values.tolist()
+        for value in values:
+            choose(dim, value, known)
+    return data.sel({dim: values for dim, values in wanted.items() if values})
+
+
+def check_activations(activations: xr.Dataset) -> None:
+    """Check that a Dataset holds activations and the features of their sentences.
+
+    Parameters
+    ----------
+    activations : xr.Dataset
+        Needs a variable `activation` (..., sentence, unit) of a floating type and the attribute
+        `features`, the names of coordinates over `sentence`.
+
+    Raises
+    ------
+    InputError
+        If something is missing or has the wrong dimensions.
+
+    Examples
+    --------
+    >>> check_activations(xr.Dataset())
+    Traceback (most recent call last):
+        ...
+    mlem_xr.schema.InputError: activations: no variable 'activation'; found: none
+    """
+    if not isinstance(activations, xr.Dataset):
+        raise InputError(f"activations: expected an xarray Dataset, found {type(activations)}")
+    if "activation" not in activations.data_vars:
+        found = ", ".join(map(repr, activations.data_vars)) or "none"
+        raise InputError(f"activations: no variable 'activation'; found: {found}")
+    variable = activations["activation"]
+    missing = {"sentence", "unit"} - set(variable.dims)
+    if missing:
+        raise InputError(
+            f"activations: 'activation' has dimensions {variable.dims}, which lack {missing}"
+        )
+    unknown = set(variable.dims) - set(ACTIVATION)
+    if unknown:
+        raise InputError(
+            f"activations: 'activation' has unknown dimensions {unknown}; known: {ACTIVATION}"
+        )
+    if not np.issubdtype(variable.dtype, np.floating):
+        raise InputError(
+            f"activations: 'activation' has dtype {variable.dtype}; expected a floating type"
+        )
+    check_features(activations)
+
+
+def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> list[str]:
+    """Return the names of the features to use.
+
+    Parameters
+    ----------
+    data : xr.Dataset
+        Stimuli or activations: one coordinate over `sentence` per feature. The attribute
+        `features` gives their order; without it, every coordinate over `sentence` other than
+        `text` is a feature.
+    features : iterable of str, optional
+        A subset, in the order wanted.
+
+    Returns
+    -------
+    list of str
+        Names of coordinates.
+
+    Raises
+    ------
+    InputError
+        If there is no feature, or one is unknown or named twice.
+
+    Examples
+    --------
+    >>> table = xr.Dataset(coords={"tense": ("sentence", ["past", "pres"])})
+    >>> check_features(table)
+    ['tense']
+    """
+    found = [
+        str(name)
+        for name, coordinate in data.coords.items()
+        if coordinate.dims == ("sentence",) and name not in RESERVED
+    ]
+    known = [name for name in data.attrs.get("features", found) if name in found]
+    if not known:
+        raise InputError("features: none found; expected a coordinate over 'sentence' for each")
+    asked = [features] if isinstance(features, str) else features
+    chosen = known if asked is None else [choose("features", name, known) for name in asked]
+    if not chosen:
+        raise InputError("features: an empty list; expected at least one of " + ", ".join(known))
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"features: some are named twice in {chosen}")
+    return list(chosen)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

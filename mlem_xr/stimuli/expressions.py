@@ -1,0 +1,131 @@
+"""The expressions that grammar files use for columns and filters."""
+
+import ast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mlem_xr.schema import InputError
+from mlem_xr.stimuli.rules import Value
+
+Roles = Mapping[str, Mapping[str, Value]]
+Evaluate = Callable[[Roles], Value | None]
+
+EXPECTED = "role.FEATURE, constants, ==, !=, and, or, not, and 'x if y else z'"
+
+
+@dataclass(frozen=True)
+class Expression:
+    """What a column holds, or what a filter asks for.
+
+    `references` lists the (role, feature) pairs it reads; `evaluate` takes the features of every
+    role in a sentence and gives a value, None where undefined; `where` is file and line.
+    """
+
+    text: str
+    where: str
+    references: frozenset[tuple[str, str]]
+    evaluate: Evaluate
+
+
+def read_expression(text: str, where: str) -> Expression:
+    """Read an expression such as `subj.NUM != obj.NUM`.
+
+    A comparison with an undefined feature is undefined; `and`, `or` and `not` of something
+    undefined are undefined unless the rest decides.
+
+    Parameters
+    ----------
+    text : str
+        The expression, in Python's notation.
+    where : str
+        File and line, for errors.
+
+    Returns
+    -------
+    Expression
+        Ready to be evaluated.
+
+    Raises
+    ------
+    InputError
+        If it is not such an expression.
+
+    Examples
+    --------
+    >>> differ = read_expression("subj.NUM != obj.NUM", "example, line 1")
+    >>> differ.evaluate({"subj": {"NUM": "sg"}, "obj": {"NUM": "pl"}})
+    True
+    >>> differ.evaluate({"subj": {"NUM": "sg"}, "obj": {}}) is None
+    True
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        evaluate = _compile(tree)
+    except (SyntaxError, NotImplementedError) as error:
+        raise InputError(
+            f"{where}: {text.strip()!r} is no expression; expected {EXPECTED}"
+        ) from error
+    return Expression(text.strip(), where, frozenset(_references(tree)), evaluate)
+
+
+def _references(tree: ast.expr) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield node.value.id, node.attr
+
+
+def _compile(node: ast.expr) -> Evaluate:
+    match node:
+        case ast.Attribute(value=ast.Name(id=role), attr=feature):
+            return lambda roles: roles.get(role, {}).get(feature)
+        case ast.Constant(value=bool() | int() | float() | str() as constant):
+            return lambda roles: constant
+        case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
+            return _equal(_compile(left), _compile(right))
+        case ast.Compare(left=left, ops=[ast.NotEq()], comparators=[right]):
+            return _negate(_equal(_compile(left), _compile(right)))
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return _negate(_compile(operand))
+        case ast.BoolOp(op=ast.And(), values=values):
+            return _decide([_compile(value) for value in values], by=False)
+        case ast.BoolOp(op=ast.Or(), values=values):
+            return _decide([_compile(value) for value in values], by=True)
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            return _choose(_compile(test), _compile(body), _compile(orelse))
+    raise NotImplementedError(ast.dump(node))
+
+
+def _equal(left: Evaluate, right: Evaluate) -> Evaluate:
+    def evaluate(roles: Roles) -> bool | None:
+        first, second = left(roles), right(roles)
+        return None if first is None or second is None else first == second
+
+    return evaluate
+
+
+def _negate(operand: Evaluate) -> Evaluate:
+    def evaluate(roles: Roles) -> bool | None:
+        value = operand(roles)
+        return None if value is None else not value
+
+    return evaluate
+
+
+def _decide(operands: list[Evaluate], *, by: bool) -> Evaluate:
+    """`or` is decided by one True, `and` by one False."""
+
+    def evaluate(roles: Roles) -> bool | None:
+        values = [operand(roles) for operand in operands]
+        if any(value is not None and bool(value) is by for value in values):
+            return by
+        return None if None in values else not by
+
+    return evaluate
+
+
+def _choose(test: Evaluate, body: Evaluate, orelse: Evaluate) -> Evaluate:
+    def evaluate(roles: Roles) -> Value | None:
+        decision = test(roles)
+        return None if decision is None else (body if decision else orelse)(roles)
+
+    return evaluate

@@ -1,0 +1,144 @@
+"""Stimuli from grammars."""
+
+import re
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+
+import pandas as pd
+import xarray as xr
+
+from mlem_xr.schema import InputError
+from mlem_xr.stimuli.grammar import (
+    GRAMMARS,
+    WHOLE,
+    Grammar,
+    by_symbol,
+    check_grammar,
+    read_grammar,
+)
+from mlem_xr.stimuli.lexicon import add_frequencies, read_lexicon, select_words
+from mlem_xr.stimuli.rules import Phrase, Value, Variable, sentences
+from mlem_xr.stimuli.table import from_dataframe
+
+
+def list_stimuli() -> dict[str, str]:
+    """Tell which stimulus sets are bundled.
+
+    Returns
+    -------
+    dict of str to str
+        Name to a description in one line.
+
+    Examples
+    --------
+    >>> list(list_stimuli())
+    ['long_range_agreement', 'relative_clause', 'short_sentence']
+    """
+    return {path.stem: _description(path) for path in sorted(GRAMMARS.glob("*.fcfg"))}
+
+
+def generate_stimuli(
+    source: str | PathLike[str],
+    *,
+    lexicon: str | PathLike[str] | None = None,
+    words_per_class: int | Mapping[str, int] | None = None,
+) -> xr.Dataset:
+    """Generate every sentence of a grammar, with the features that the grammar declares.
+
+    Parameters
+    ----------
+    source : str or path
+        Name of a bundled set, or path of a grammar file (`.fcfg`); the documentation's page on
+        grammars describes its format.
+    lexicon : str or path, optional
+        A lexicon (CSV) to use instead of the one that the grammar names.
+    words_per_class : int or mapping of str to int, optional
+        Use at most so many words of each class and combination of features, or so many of the
+        classes named; all words by default.
+
+    Returns
+    -------
+    xr.Dataset
+        Dimension `sentence`, in the order of rules and words; coordinates `text` (object) and one
+        per declared feature, as `read_stimuli` returns them.
+
+    Raises
+    ------
+    InputError
+        If there is no such grammar, or grammar or lexicon is at fault; the message gives file and
+        line.
+
+    Examples
+    --------
+    >>> stimuli = generate_stimuli("short_sentence")
+    >>> stimuli.text.values[:2].tolist(), stimuli.sizes["sentence"]
+    (['Mary plays.', 'Mary sings.'], 522)
+    >>> generate_stimuli("short_sentence", words_per_class={"VI": 1}).sizes["sentence"]
+    174
+    """
+    grammar = read_grammar(_find(source))
+    path = grammar.lexicon if lexicon is None else Path(lexicon)
+    words = select_words(read_lexicon(path), words_per_class)
+    if grammar.reads("ZIPF"):
+        words = add_frequencies(words, grammar.language)
+    rules = by_symbol(grammar, words)
+    check_grammar(grammar, rules, path)
+    phrases = sentences(rules, grammar.start, distinct=grammar.distinct)
+    # Two derivations may give the same sentence the same features.
+    rows = list(dict.fromkeys(_rows(grammar, phrases)))
+    if not rows:
+        raise InputError(f"{grammar.path}: the grammar and its filters accept no sentence")
+    table = pd.DataFrame(rows, columns=["sentence", *grammar.columns])
+    for name, expression in grammar.columns.items():
+        if table[name].isna().all():
+            raise InputError(f"{expression.where}: column {name!r} is never set in any sentence")
+    return from_dataframe(table, name=grammar.path.stem)
+
+
+def _find(source: str | PathLike[str]) -> Path:
+    """Path of a bundled or an own grammar."""
+    bundled = list_stimuli()
+    if isinstance(source, str | PathLike):
+        if str(source) in bundled:
+            return GRAMMARS / f"{source}.fcfg"
+        if Path(source).suffix == ".fcfg" and Path(source).is_file():
+            return Path(source)
+    raise InputError(
+        f"stimuli: {source!r} is neither a bundled set ({', '.join(bundled)}) nor a grammar file "
+        "that exists (.fcfg)"
+    )
+
+
+def _description(path: Path) -> str:
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+
+
+def _rows(grammar: Grammar, phrases: Iterator[Phrase]) -> Iterator[tuple[str | Value | None, ...]]:
+    for phrase in phrases:
+        roles = _roles(phrase, grammar)
+        if all(keep.evaluate(roles) for keep in grammar.filters):
+            values = (column.evaluate(roles) for column in grammar.columns.values())
+            yield _text(phrase.words), *values
+
+
+def _roles(phrase: Phrase, grammar: Grammar) -> dict[str, dict[str, Value]]:
+    """Features of each role; a phrase and its head that bear the same role complete each other."""
+    roles: dict[str, dict[str, Value]] = {}
+    for features in [{**phrase.features, "ROLE": WHOLE}, *phrase.roles]:
+        if isinstance(features["ROLE"], Variable):
+            continue
+        role = roles.setdefault(str(features["ROLE"]), {})
+        for name, value in features.items():
+            if isinstance(value, Variable):
+                continue
+            if role.setdefault(name, value) != value:
+                raise InputError(
+                    f"{grammar.path}: in {_text(phrase.words)!r}, {features['ROLE']}.{name} is "
+                    f"both {role[name]!r} and {value!r}; give the constituents different roles"
+                )
+    return roles
+
+
+def _text(words: tuple[str, ...]) -> str:
+    return re.sub(r" (?=[.,;:?!])", "", " ".join(word for word in words if word))

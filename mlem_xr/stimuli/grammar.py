@@ -1,0 +1,293 @@
+"""Grammar files: rules in nltk's notation, and what becomes a column of the stimulus table."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlem_xr.schema import InputError, choose
+from mlem_xr.stimuli.expressions import Expression, read_expression
+from mlem_xr.stimuli.lexicon import WORD_FEATURES
+from mlem_xr.stimuli.rules import Category, Features, Rule, Rules, Value, Variable, unify
+
+GRAMMARS = Path(__file__).parent / "grammars"
+"""The bundled grammars and their lexicon."""
+
+WHOLE = "sentence"
+"""The role of the start symbol."""
+
+
+@dataclass
+class Grammar:
+    """A grammar file: its rules, and what its directives declare."""
+
+    path: Path
+    rules: list[Rule] = field(default_factory=list)
+    start: str = ""
+    columns: dict[str, Expression] = field(default_factory=dict)
+    filters: list[Expression] = field(default_factory=list)
+    distinct: dict[str, str] = field(default_factory=dict)
+    lexicon: Path = GRAMMARS / "lexicon.csv"
+    language: str = "en"
+
+    def reads(self, feature: str) -> bool:
+        """Tell whether a column or filter depends on this feature of any role."""
+        return any(feature == name for _, name in self.references())
+
+    def references(self) -> dict[tuple[str, str], Expression]:
+        """List what columns and filters read, each with an expression that does."""
+        expressions = [*self.columns.values(), *self.filters]
+        return {pair: each for each in expressions for pair in sorted(each.references)}
+
+
+def read_grammar(path: Path) -> Grammar:
+    """Read a grammar file.
+
+    Parameters
+    ----------
+    path : Path
+        Rules in nltk's notation for feature grammars, with values that are words, numbers,
+        booleans (`+F`, `-F`) or variables; comments (#); the directives `%start SYMBOL`,
+        `%lexicon FILE`, `%language CODE`, `%distinct CLASS ...`, `%column NAME = EXPRESSION` and
+        `%filter EXPRESSION`.
+
+    Returns
+    -------
+    Grammar
+        Not yet checked against a lexicon: see `check_grammar`.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or a line is not understood; the message gives file and line.
+
+    Examples
+    --------
+    >>> grammar = read_grammar(GRAMMARS / "short_sentence.fcfg")
+    >>> grammar.start, len(grammar.rules), list(grammar.columns)[:2]
+    ('S', 7, ['sentence_GROUP', 'subj_TYPE'])
+    """
+    grammar = Grammar(path)
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        if line.startswith("%"):
+            _read_directive(grammar, line[1:], where)
+        else:
+            grammar.rules += _read_rules(line, where)
+    if not grammar.rules:
+        raise InputError(f"{path}: no rules; expected at least one, such as \"S -> 'yes'\"")
+    if not grammar.columns:
+        raise InputError(f"{path}: no features; expected at least one %column NAME = EXPRESSION")
+    grammar.start = grammar.start or grammar.rules[0].category.symbol
+    return grammar
+
+
+def by_symbol(grammar: Grammar, words: list[Rule]) -> dict[str, list[Rule]]:
+    """Sort the rules of a grammar and the words of a lexicon by the symbol they expand.
+
+    Parameters
+    ----------
+    grammar : Grammar
+        Its rules come first.
+    words : list of Rule
+        The words, in order.
+
+    Returns
+    -------
+    dict of str to list of Rule
+        Symbol to the rules that expand it, in order.
+
+    Examples
+    --------
+    >>> grammar = read_grammar(GRAMMARS / "short_sentence.fcfg")
+    >>> list(by_symbol(grammar, []))
+    ['S', 'NP', 'WhNP']
+    """
+    rules: dict[str, list[Rule]] = {}
+    for rule in [*grammar.rules, *words]:
+        rules.setdefault(rule.category.symbol, []).append(rule)
+    return rules
+
+
+def check_grammar(grammar: Grammar, rules: Rules, lexicon: Path) -> None:
+    """Check that a grammar and a lexicon fit each other.
+
+    Parameters
+    ----------
+    grammar : Grammar
+        As `read_grammar` returns it.
+    rules : mapping of str to list of Rule
+        Its rules and the words, by symbol.
+    lexicon : Path
+        Where the words are from, for errors.
+
+    Raises
+    ------
+    InputError
+        If a symbol is undefined, nothing matches a category, or a feature is used and never set;
+        the message gives file and line.
+
+    Examples
+    --------
+    >>> grammar = read_grammar(GRAMMARS / "short_sentence.fcfg")
+    >>> check_grammar(
+    ...     grammar, by_symbol(grammar, []), Path("empty.csv")
+    ... )  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    mlem_xr.schema.InputError: ...line 17: undefined symbol 'VI': no rule expands it, and ...
+    """
+    words = [s for s, expansions in rules.items() if any(r.lemma is not None for r in expansions)]
+    known = f"known: {', '.join(rules)}"
+    if grammar.start not in rules:
+        raise InputError(f"{grammar.path}: undefined start symbol {grammar.start!r}; {known}")
+    for rule in grammar.rules:
+        for child in rule.children:
+            if isinstance(child, Category):
+                _check_category(child, rule, rules, lexicon)
+    for symbol, where in grammar.distinct.items():
+        if symbol not in words:
+            raise InputError(
+                f"{where}: undefined word class {symbol!r}; {lexicon} has: {', '.join(words)}"
+            )
+    _check_features(grammar, rules)
+
+
+def _check_category(category: Category, rule: Rule, rules: Rules, lexicon: Path) -> None:
+    expansions = rules.get(category.symbol)
+    if not expansions:
+        raise InputError(
+            f"{rule.where}: undefined symbol {category.symbol!r}: no rule expands it, and "
+            f"{lexicon} has no words of that class"
+        )
+    constants = _constants(category.features)
+    if all(unify(constants, other.category.features, {}) is None for other in expansions):
+        raise InputError(f"{rule.where}: no word or rule of {category.symbol!r} matches {category}")
+
+
+def _check_features(grammar: Grammar, rules: Rules) -> None:
+    """Refuse features that only variables or mistyped names could refer to."""
+    given = [rule.category for expansions in rules.values() for rule in expansions]
+    asked = [child for rule in grammar.rules for child in rule.children]
+    inside = [child for child in asked if isinstance(child, Category)]
+    constants = [_constants(category.features) for category in [*given, *inside]]
+    roles = {WHOLE, *(str(features["ROLE"]) for features in constants if "ROLE" in features)}
+    own = {name for category in given for name in _constants(category.features)}
+    own |= {"ROLE", *WORD_FEATURES}
+    anywhere = own.union(*constants)
+    for rule in grammar.rules:
+        for category in [rule.category, *rule.children]:
+            for name in category.features if isinstance(category, Category) else ():
+                if name not in own and not (name in anywhere and grammar.reads(name)):
+                    raise InputError(
+                        f"{rule.where}: feature {name!r} is never set: no word has it and no rule "
+                        f"gives it a value; set: {', '.join(sorted(own))}"
+                    )
+    for (role, name), expression in grammar.references().items():
+        if role not in roles:
+            raise InputError(
+                f"{expression.where}: no constituent has the role {role!r}; roles: "
+                f"{', '.join(sorted(roles))}"
+            )
+        if name not in anywhere:
+            raise InputError(
+                f"{expression.where}: feature {name!r} is never set; set: "
+                f"{', '.join(sorted(anywhere))}"
+            )
+
+
+def _constants(features: Features) -> Features:
+    return {name: value for name, value in features.items() if not isinstance(value, Variable)}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield lines and the number on which they begin; a backslash continues a line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"grammar: cannot read {path} ({error})") from error
+    pending, first = "", 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not pending and (not line or line.startswith("#")):
+            continue
+        first = first or number
+        pending += line.removesuffix("\\")
+        if not line.endswith("\\"):
+            yield first, pending
+            pending, first = "", 0
+    if pending:
+        yield first, pending
+
+
+def _read_directive(grammar: Grammar, text: str, where: str) -> None:
+    directive, rest = [*text.split(maxsplit=1), "", ""][:2]
+    known = ["start", "lexicon", "language", "distinct", "column", "filter"]
+    choose(f"{where}: directive", directive, known)
+    if not rest:
+        raise InputError(f"{where}: %{directive} of nothing")
+    if directive == "column":
+        _read_column(grammar, rest, where)
+    elif directive == "filter":
+        grammar.filters.append(read_expression(rest, where))
+    elif directive == "distinct":
+        grammar.distinct |= dict.fromkeys(rest.split(), where)
+    elif directive == "lexicon":
+        grammar.lexicon = grammar.path.parent / rest
+    else:
+        setattr(grammar, directive, rest)
+
+
+def _read_column(grammar: Grammar, text: str, where: str) -> None:
+    name, equals, expression = (part.strip() for part in text.partition("="))
+    if not equals or not name.isidentifier():
+        raise InputError(f"{where}: %column {text!r}; expected NAME = EXPRESSION")
+    if name in grammar.columns:
+        raise InputError(f"{where}: column {name!r} is declared twice")
+    grammar.columns[name] = read_expression(expression, where)
+
+
+def _read_rules(line: str, where: str) -> list[Rule]:
+    # nltk takes over a second to import.
+    from nltk.grammar import FeatureGrammar
+
+    try:
+        productions = FeatureGrammar.fromstring(line).productions()
+    except ValueError as error:
+        reason = str(error).splitlines()[-1]
+        raise InputError(f"{where}: {line!r} is no rule of a feature grammar: {reason}") from error
+    return [
+        Rule(
+            _category(production.lhs(), where),
+            tuple(
+                child if isinstance(child, str) else _category(child, where)
+                for child in production.rhs()
+            ),
+            where,
+        )
+        for production in productions
+    ]
+
+
+def _category(nonterminal: Any, where: str) -> Category:
+    """Turn nltk's nonterminal into a category."""
+    from nltk.featstruct import TYPE
+
+    if not isinstance(nonterminal.get(TYPE), str):
+        raise InputError(f"{where}: {nonterminal!r} has no symbol; expected one such as NP[NUM=sg]")
+    items = ((name, value) for name, value in nonterminal.items() if name != TYPE)
+    return Category(
+        nonterminal[TYPE], {str(name): _value(name, value, where) for name, value in items}
+    )
+
+
+def _value(name: Any, value: Any, where: str) -> Value | Variable:
+    from nltk.sem.logic import Variable as NltkVariable
+
+    if isinstance(value, NltkVariable):
+        return Variable(value.name.removeprefix("?"))
+    if isinstance(name, str) and isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(
+        f"{where}: feature {name} is {value!r}; expected a word, a number, a boolean or a variable"
+    )

@@ -1,0 +1,211 @@
+"""Lexicons: tables of word forms and their features, as rules of a grammar."""
+
+import csv
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from mlem_xr.schema import InputError, choose
+from mlem_xr.stimuli.rules import Category, Rule, Value
+
+WORD_FEATURES = ("CLASS", "WORD", "LEMMA", "ZIPF")
+"""Features that every word of a lexicon has."""
+
+
+def read_lexicon(path: Path) -> list[Rule]:
+    """Read a lexicon: a CSV file with one word form per line.
+
+    Parameters
+    ----------
+    path : Path
+        Needs the columns CLASS and WORD. Every other column is a feature, unset where empty;
+        LEMMA is the word itself where empty. Lines that begin with # are comments.
+
+    Returns
+    -------
+    list of Rule
+        One per line, in order: the class with the word's features -> the word.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, lacks a column, or has a line without class or word; the
+        message gives file and line.
+
+    Examples
+    --------
+    >>> from mlem_xr.stimuli.grammar import GRAMMARS
+    >>> str(read_lexicon(GRAMMARS / "lexicon.csv")[-1])
+    "P[CLASS=P, WORD=behind, LEMMA=behind, ZIPF=5.0] -> 'behind'"
+    """
+    lines = _lines(path)
+    _, header = next(lines, (0, []))
+    missing = {"CLASS", "WORD"} - set(header)
+    if missing:
+        raise InputError(
+            f"{path}: no column {sorted(missing)[0]!r}; found: {', '.join(header) or 'none'}"
+        )
+    return [_word(header, cells, f"{path}, line {number}") for number, cells in lines]
+
+
+def select_words(words: list[Rule], n: int | Mapping[str, int] | None) -> list[Rule]:
+    """Keep the first words of each class.
+
+    Parameters
+    ----------
+    words : list of Rule
+        As `read_lexicon` returns them.
+    n : int or mapping of str to int or None
+        How many to keep of the words that agree in class and in every feature other than WORD,
+        LEMMA and ZIPF, so that the design stays balanced; a mapping gives it class by class and
+        keeps the other classes whole; None keeps all.
+
+    Returns
+    -------
+    list of Rule
+        The words kept, in order.
+
+    Raises
+    ------
+    InputError
+        If a number is not positive or a class is unknown.
+
+    Examples
+    --------
+    >>> from mlem_xr.stimuli.grammar import GRAMMARS
+    >>> words = read_lexicon(GRAMMARS / "lexicon.csv")
+    >>> [word.lemma for word in select_words(words, 1) if word.category.symbol == "PropN"]
+    ['Mary', 'John']
+    """
+    classes = dict.fromkeys(word.category.symbol for word in words)
+    if not isinstance(n, int | Mapping | None):
+        raise InputError(f"words_per_class: {n!r}; expected a number, or one for each class")
+    limits = dict(n) if isinstance(n, Mapping) else dict.fromkeys(classes, n)
+    for symbol, limit in limits.items():
+        choose("words_per_class", symbol, classes)
+        if limit is not None and limit < 1:
+            raise InputError(f"words_per_class: {limit} for class {symbol!r}; expected at least 1")
+    seen: Counter[tuple[object, ...]] = Counter()
+    kept = []
+    for word in words:
+        features = word.category.features
+        kind = tuple((k, v) for k, v in features.items() if k not in ("WORD", "LEMMA", "ZIPF"))
+        seen[kind] += 1
+        limit = limits.get(word.category.symbol)
+        if limit is None or seen[kind] <= limit:
+            kept.append(word)
+    return kept
+
+
+def add_frequencies(words: list[Rule], language: str) -> list[Rule]:
+    """Give every word without ZIPF the frequency of its lemma.
+
+    Parameters
+    ----------
+    words : list of Rule
+        As `read_lexicon` returns them.
+    language : str
+        Language code of wordfreq, such as "en".
+
+    Returns
+    -------
+    list of Rule
+        The same words, each with ZIPF.
+
+    Raises
+    ------
+    InputError
+        If wordfreq is needed and not installed, or does not know the language.
+
+    Examples
+    --------
+    >>> word = Rule(Category("N"), ("women",), "example, line 1", lemma="woman")
+    >>> add_frequencies([word], "en")[0].category.features["ZIPF"]
+    5.0
+    """
+    return [
+        word if "ZIPF" in word.category.features else _with_frequency(word, language)
+        for word in words
+    ]
+
+
+def zipf_frequency(lemma: str, language: str = "en") -> float:
+    """Zipf frequency (logarithm to base 10 of occurrences per 10^9 words), rounded down to halves.
+
+    Parameters
+    ----------
+    lemma : str
+        The word.
+    language : str
+        Language code of wordfreq.
+
+    Returns
+    -------
+    float
+        A multiple of 0.5; 0 for words that wordfreq does not know.
+
+    Raises
+    ------
+    ImportError
+        If wordfreq is not installed.
+    LookupError
+        If wordfreq does not know the language.
+
+    Examples
+    --------
+    >>> zipf_frequency("book")
+    5.0
+    """
+    import wordfreq
+
+    return math.floor(2 * wordfreq.zipf_frequency(lemma, language)) / 2
+
+
+def _with_frequency(word: Rule, language: str) -> Rule:
+    try:
+        zipf = zipf_frequency(str(word.lemma), language)
+    except ImportError as error:
+        raise InputError(
+            f"{word.where}: {word.lemma!r} has no ZIPF, and wordfreq, which knows frequencies, is "
+            "not installed; fill the column ZIPF or install mlem_xr[grammars]"
+        ) from error
+    except LookupError as error:
+        raise InputError(f"language: wordfreq does not know {language!r}") from error
+    category = word.category
+    return replace(word, category=replace(category, features={**category.features, "ZIPF": zipf}))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"lexicon: cannot read {path} ({error})") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            yield number, [cell.strip() for cell in next(csv.reader([line]))]
+
+
+def _word(header: list[str], cells: list[str], where: str) -> Rule:
+    if len(cells) != len(header):
+        raise InputError(f"{where}: {len(cells)} cells; expected {len(header)}, as in the header")
+    row = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    for name in ("CLASS", "WORD"):
+        if name not in row:
+            raise InputError(f"{where}: {' '.join(row.values())!r} has no {name}")
+    row.setdefault("LEMMA", row["WORD"])
+    texts = ("CLASS", "WORD", "LEMMA")
+    features = {name: cell if name in texts else _value(cell) for name, cell in row.items()}
+    return Rule(Category(row["CLASS"], features), (row["WORD"],), where, lemma=row["LEMMA"])
+
+
+def _value(cell: str) -> Value:
+    if cell in ("True", "False"):
+        return cell == "True"
+    if re.fullmatch(r"[+-]?\d+", cell):
+        return int(cell)
+    if re.fullmatch(r"[+-]?\d*\.\d+", cell):
+        return float(cell)
+    return cell

@@ -1,0 +1,245 @@
+"""Feature grammars: categories, rules, unification, and the sentences that a grammar accepts."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from mlem_xr.schema import InputError
+
+MAX_DEPTH = 40
+"""How deep constituents may nest; no sentence that people read comes near it."""
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Variable:
+    """The `?a` of a rule: one value, the same wherever the rule names it."""
+
+    name: str
+
+
+Features = Mapping[str, Value | Variable]
+Bindings = Mapping[Variable, Value | Variable]
+
+
+@dataclass(frozen=True)
+class Category:
+    """A symbol with features, such as `NP[NUM=sg, AGR=?a]`."""
+
+    symbol: str
+    features: Features = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{name}={_shown(value)}" for name, value in self.features.items())
+        return f"{self.symbol}[{listed}]" if listed else self.symbol
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A category and what it may consist of: categories, and words as plain strings.
+
+    `lemma` is that of a word from the lexicon, None for other rules; `where` is file and line.
+    """
+
+    category: Category
+    children: tuple[Category | str, ...]
+    where: str
+    lemma: str | None = None
+
+    def __str__(self) -> str:
+        children = (
+            repr(child) if isinstance(child, str) else str(child) for child in self.children
+        )
+        return f"{self.category} -> {' '.join(children)}"
+
+
+Rules = Mapping[str, list[Rule]]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Words that form a constituent, its features, and those of the constituents with a role."""
+
+    features: Features = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    roles: tuple[Features, ...] = ()
+    lemmas: frozenset[str] = frozenset()
+
+
+def sentences(rules: Rules, start: str, *, distinct: Iterable[str] = ()) -> Iterator[Phrase]:
+    """Generate every sentence that a grammar accepts, and no other.
+
+    Rules are tried in their order, the children of a rule from left to right, and the features
+    known so far narrow the choice at every step, so nothing is generated to be thrown away.
+
+    Parameters
+    ----------
+    rules : mapping of str to list of Rule
+        Symbol to the rules (of the grammar and of the lexicon) that expand it, in order.
+    start : str
+        Symbol of a sentence.
+    distinct : iterable of str
+        Word classes in which no lemma may occur twice in a sentence.
+
+    Yields
+    ------
+    Phrase
+        Words, features and roles of one sentence; the same one twice if it has two derivations.
+
+    Raises
+    ------
+    InputError
+        If the rules nest without end; the message gives file and line.
+
+    Examples
+    --------
+    >>> noun, verb = Category("N", {"NUM": Variable("n")}), Category("V", {"NUM": Variable("n")})
+    >>> rules = {
+    ...     "S": [Rule(Category("S"), (noun, verb), "here")],
+    ...     "N": [Rule(Category("N", {"NUM": "sg"}), ("she",), "here")],
+    ...     "V": [
+    ...         Rule(Category("V", {"NUM": "sg"}), ("sings",), "here"),
+    ...         Rule(Category("V", {"NUM": "pl"}), ("sing",), "here"),
+    ...     ],
+    ... }
+    >>> [phrase.words for phrase in sentences(rules, "S")]
+    [('she', 'sings')]
+    """
+    yield from _Derivation(rules, frozenset(distinct)).expand(start, {}, ())
+
+
+def unify(one: Features, other: Features, bindings: Bindings) -> Bindings | None:
+    """Find what the variables must stand for so that no feature has two values.
+
+    Parameters
+    ----------
+    one, other : dict of str to value or Variable
+        Features of two categories; a feature that only one of them has is no conflict.
+    bindings : mapping of Variable to value or Variable
+        What variables stand for already.
+
+    Returns
+    -------
+    mapping of Variable to value or Variable, or None
+        The extended bindings; None if there is a conflict.
+
+    Examples
+    --------
+    >>> unify({"NUM": Variable("n"), "GEN": "f"}, {"NUM": "sg"}, {})
+    {Variable(name='n'): 'sg'}
+    >>> unify({"NUM": "sg"}, {"NUM": "pl"}, {}) is None
+    True
+    """
+    for name in one.keys() & other.keys():
+        first, second = _resolve(one[name], bindings), _resolve(other[name], bindings)
+        if first == second:
+            continue
+        if isinstance(first, Variable):
+            bindings = {**bindings, first: second}
+        elif isinstance(second, Variable):
+            bindings = {**bindings, second: first}
+        else:
+            return None
+    return bindings
+
+
+class _Derivation:
+    """Expands symbols top-down and remembers the phrases of each (symbol, known features)."""
+
+    def __init__(self, rules: Rules, distinct: frozenset[str]) -> None:
+        self.rules = rules
+        self.distinct = distinct
+        self.phrases: dict[tuple[str, frozenset[tuple[str, Value]]], list[Phrase]] = {}
+        self.fresh = count()
+
+    def expand(self, symbol: str, known: dict[str, Value], above: tuple[Rule, ...]) -> list[Phrase]:
+        key = symbol, frozenset(known.items())
+        if key not in self.phrases:
+            self.phrases[key] = [
+                phrase for rule in self.rules[symbol] for phrase in self.apply(rule, known, above)
+            ]
+        return self.phrases[key]
+
+    def apply(
+        self, rule: Rule, known: dict[str, Value], above: tuple[Rule, ...]
+    ) -> Iterator[Phrase]:
+        bindings = unify(rule.category.features, known, {})
+        if bindings is None:
+            return
+        if len(above) == MAX_DEPTH:
+            culprit = next(r for r in reversed(above) if above.count(r) > 1 or r is above[0])
+            raise InputError(
+                f"{culprit.where}: endless recursion: {culprit} nests more than {MAX_DEPTH} deep"
+            )
+        phrase = Phrase(rule.category.features)
+        if rule.lemma is not None and rule.category.symbol in self.distinct:
+            phrase = replace(phrase, lemmas=frozenset({rule.lemma}))
+        yield from self.complete(phrase, rule.children, bindings, (*above, rule))
+
+    def complete(
+        self,
+        phrase: Phrase,
+        children: tuple[Category | str, ...],
+        bindings: Bindings,
+        above: tuple[Rule, ...],
+    ) -> Iterator[Phrase]:
+        """Add the children to a phrase in every way that agrees with it."""
+        if not children:
+            yield _resolved(phrase, bindings)
+            return
+        child, rest = children[0], children[1:]
+        if isinstance(child, str):
+            phrase = replace(phrase, words=(*phrase.words, child))
+            yield from self.complete(phrase, rest, bindings, above)
+            return
+        for part in self.expand(child.symbol, _known(child.features, bindings), above):
+            part = self.renamed(part)
+            agreed = unify(child.features, part.features, bindings)
+            if agreed is not None and not phrase.lemmas & part.lemmas:
+                joined = _join(phrase, {**child.features, **part.features}, part)
+                yield from self.complete(joined, rest, agreed, above)
+
+    def renamed(self, phrase: Phrase) -> Phrase:
+        """Set the variables left in a phrase apart from those of every other phrase."""
+        values = (v for each in (phrase.features, *phrase.roles) for v in each.values())
+        left = {value for value in values if isinstance(value, Variable)}
+        return _resolved(phrase, {one: Variable(f"#{next(self.fresh)}") for one in left})
+
+
+def _resolve(value: Value | Variable, bindings: Bindings) -> Value | Variable:
+    while isinstance(value, Variable) and value in bindings:
+        value = bindings[value]
+    return value
+
+
+def _known(features: Features, bindings: Bindings) -> dict[str, Value]:
+    resolved = {name: _resolve(value, bindings) for name, value in features.items()}
+    return {name: value for name, value in resolved.items() if not isinstance(value, Variable)}
+
+
+def _resolved(phrase: Phrase, bindings: Bindings) -> Phrase:
+    if not bindings:
+        return phrase
+
+    def resolve(features: Features) -> Features:
+        return {name: _resolve(value, bindings) for name, value in features.items()}
+
+    return replace(
+        phrase, features=resolve(phrase.features), roles=tuple(map(resolve, phrase.roles))
+    )
+
+
+def _join(phrase: Phrase, features: Features, part: Phrase) -> Phrase:
+    """Append `part`, which as a child of the phrase has these features."""
+    role = (features,) if "ROLE" in features else ()
+    return replace(
+        phrase,
+        words=phrase.words + part.words,
+        roles=phrase.roles + role + part.roles,
+        lemmas=phrase.lemmas | part.lemmas,
+    )
+
+
+def _shown(value: Value | Variable) -> str:
+    return f"?{value.name}" if isinstance(value, Variable) else str(value)

@@ -1,0 +1,213 @@
+"""Stimulus tables: what is read, what survives a round trip, what is refused."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from mlem_xr.schema import InputError
+from mlem_xr.stimuli import generate_stimuli, list_stimuli, read_stimuli, write_stimuli
+from mlem_xr.stimuli.table import from_codes, from_dataframe, to_codes, to_dataframe
+
+TABLE = pd.DataFrame(
+    {
+        "sentence": ["she sings.", "they, too, sing.", "he said “no”.", "it\nrains."],
+        "number": ["sg", "pl", "sg", None],
+        "animate": [True, True, True, False],
+        "plural": [False, None, True, None],
+        "person": [3, 3, 2, 1],
+        "age": [3, None, 2, 1],
+        "zipf": [0.1 + 0.2, 1e-300, 5.0, np.nan],
+        "code": ["NA", "None", "nan", "null"],
+    }
+)
+DTYPES = {
+    "number": "object",
+    "animate": "bool",
+    "plural": "object",
+    "person": "int64",
+    "age": "float64",
+    "zipf": "float64",
+    "code": "object",
+}
+
+
+def plain(values: np.ndarray) -> list:
+    return [None if pd.isna(value) else value for value in values.tolist()]
+
+
+def test_dtypes_and_undefined_values() -> None:
+    stimuli = read_stimuli(TABLE)
+    assert stimuli.attrs["features"] == list(DTYPES)
+    assert {name: str(stimuli[name].dtype) for name in DTYPES} == DTYPES
+    assert stimuli.text.values.tolist() == TABLE["sentence"].tolist()
+    assert plain(stimuli.number.values) == ["sg", "pl", "sg", None]
+    assert plain(stimuli.plural.values) == [False, None, True, None]
+    assert plain(stimuli.age.values) == [3, None, 2, 1]
+    assert stimuli.code.values.tolist() == ["NA", "None", "nan", "null"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_round_trip(tmp_path: Path, suffix: str) -> None:
+    stimuli = read_stimuli(TABLE)
+    path = tmp_path / f"my.set{suffix}"
+    write_stimuli(stimuli, path)
+    again = read_stimuli(path)
+    xr.testing.assert_equal(again, stimuli)
+    assert {name: str(again[name].dtype) for name in DTYPES} == DTYPES
+    assert again.attrs == {**stimuli.attrs, "stimuli": "my.set"}
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+def test_compressed_by_ending(tmp_path: Path) -> None:
+    write_stimuli(read_stimuli(TABLE), tmp_path / "a.csv.gz")
+    with gzip.open(tmp_path / "a.csv.gz", "rt", encoding="utf-8") as file:
+        assert file.readline().startswith("sentence,number")
+
+
+def test_strings_and_categories_from_pandas() -> None:
+    table = TABLE.assign(
+        number=TABLE["number"].astype("category"),
+        animate=TABLE["animate"].astype(object),
+        plural=TABLE["plural"].astype("boolean"),
+        person=TABLE["person"].astype("Int64"),
+        code=TABLE["code"].astype("string"),
+    )
+    stimuli = read_stimuli(table)
+    assert {name: str(stimuli[name].dtype) for name in DTYPES} == DTYPES
+    assert stimuli.attrs["stimuli_hash"] == read_stimuli(TABLE).attrs["stimuli_hash"]
+
+
+def test_dataset_passes_through() -> None:
+    stimuli = generate_stimuli("short_sentence")
+    again = read_stimuli(stimuli)
+    xr.testing.assert_identical(again, stimuli)
+    bare = stimuli.copy()
+    bare.attrs = {}
+    assert read_stimuli(bare).attrs["stimuli_hash"] == stimuli.attrs["stimuli_hash"]
+
+
+def test_input_is_not_changed() -> None:
+    table = TABLE.copy(deep=True)
+    read_stimuli(table)
+    pd.testing.assert_frame_equal(table, TABLE)
+
+
+def test_hash_depends_on_everything() -> None:
+    changed = [
+        TABLE,
+        TABLE.iloc[::-1],
+        TABLE.assign(number=["sg", "pl", "sg", "pl"]),
+        TABLE.rename(columns={"number": "NUM"}),
+        TABLE.assign(sentence=["a", "b", "c", "d"]),
+        TABLE.drop(columns="code"),
+    ]
+    assert len({read_stimuli(table).attrs["stimuli_hash"] for table in changed}) == len(changed)
+
+
+def test_to_dataframe_undoes_from_dataframe() -> None:
+    pd.testing.assert_frame_equal(
+        to_dataframe(from_dataframe(TABLE, name="table")).convert_dtypes(), TABLE.convert_dtypes()
+    )
+
+
+@pytest.mark.parametrize("name", [*DTYPES])
+def test_codes_round_trip(name: str) -> None:
+    values = read_stimuli(TABLE)[name].values
+    codes, levels = to_codes(values)
+    again = from_codes(codes, levels, str(values.dtype))
+    assert again.dtype == values.dtype
+    assert plain(again) == plain(values)
+    assert ((codes == -1) == pd.isna(values)).all()
+
+
+def test_bundled_names() -> None:
+    known = list_stimuli()
+    assert {"short_sentence", "relative_clause", "long_range_agreement"} <= set(known)
+    assert all(description and "\n" not in description for description in known.values())
+    xr.testing.assert_identical(read_stimuli("short_sentence"), generate_stimuli("short_sentence"))
+
+
+def test_repeated_sentences_are_warned_of() -> None:
+    table = TABLE.assign(sentence=["a", "b", "a", "c"])
+    with pytest.warns(UserWarning, match="1 sentences repeat an earlier one, for example 'a'"):
+        assert read_stimuli(table).sizes["sentence"] == 4
+
+
+BAD_TABLES = {
+    "no column 'sentence'; found: number": TABLE[["number"]],
+    "no features": TABLE[["sentence"]],
+    "3 sentences; expected at least 4": TABLE.iloc[:3],
+    "the sentence in row 2 is empty": TABLE.assign(sentence=["a", " ", "b", "c"]),
+    "the sentence in row 4 is empty": TABLE.assign(sentence=["a", "b", "c", None]),
+    "column 'unit'": TABLE.rename(columns={"number": "unit"}),
+    "named twice": TABLE.rename(columns={"number": "code"}),
+    "column 'code' holds": TABLE.assign(code=[[1], [2], [3], [4]]),
+    "column 'age' holds": TABLE.assign(age=pd.date_range("2000", periods=4)),
+}
+
+
+@pytest.mark.parametrize("message", BAD_TABLES)
+def test_bad_tables(message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_stimuli(BAD_TABLES[message])
+
+
+@pytest.mark.parametrize("source", ["nonsense", "missing.csv", "folder.csv", "notes.txt"])
+def test_unknown_source_names_what_was_tried_and_what_is_bundled(
+    tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "notes.txt").write_text("sentence,a")
+    with pytest.raises(InputError, match=source) as error:
+        read_stimuli(tmp_path / source)
+    assert "short_sentence" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.csv", b""),
+        ("quotes.csv", b'sentence,a\n"x,1\n'),
+        ("latin.csv", "sentence,a\nnaïve,1\n".encode("latin-1")),
+        ("commas.csv", b"sentence,a\nwell, yes,1\nwell, no,1\nso, yes,1\nso, no,1\n"),
+        ("twice.csv", b"sentence,a,a\nyes,1,2\n"),
+        ("ragged.csv", b"sentence,a\nyes,1\nwell, no,1\n"),
+        ("plain.csv.gz", b"sentence,a\nyes,1\n"),
+        ("cut.csv.gz", gzip.compress(b"sentence,a\nyes,1\n" * 1000)[:40]),
+        ("text.parquet", b"sentence,a\nyes,1\n"),
+    ],
+)
+def test_unreadable_files(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"cannot read .*{name}"):
+        read_stimuli(tmp_path / name)
+
+
+def test_other_types_are_refused() -> None:
+    with pytest.raises(InputError, match="found int; expected a name, path, DataFrame or Dataset"):
+        read_stimuli(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no coordinate 'text'"):
+        read_stimuli(xr.Dataset(coords={"number": ("sentence", [1, 2])}))
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_stimuli(read_stimuli(TABLE), path)
+    old = path.read_bytes()
+    mixed = read_stimuli(TABLE.assign(code=["a", 1, True, 2.5]))
+    with pytest.raises(InputError, match="cannot write .*a.parquet"):
+        write_stimuli(mixed, path)
+    assert path.read_bytes() == old
+    assert [found.name for found in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_write_names_a_bad_path(tmp_path: Path) -> None:
+    stimuli = read_stimuli(TABLE)
+    with pytest.raises(InputError, match=r"a.txt' does not end in .csv, .csv.gz, .parquet"):
+        write_stimuli(stimuli, tmp_path / "a.txt")
+    with pytest.raises(InputError, match="cannot write"):
+        write_stimuli(stimuli, tmp_path / "missing" / "a.csv")

@@ -1,0 +1,283 @@
+"""Own grammars: what a grammar file can say, what goes wrong, and the documented example."""
+
+import doctest
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import xarray as xr
+
+from mlem_xr.schema import InputError
+from mlem_xr.stimuli import generate_stimuli, list_stimuli
+from mlem_xr.stimuli.expressions import read_expression
+from mlem_xr.stimuli.lexicon import zipf_frequency
+from mlem_xr.stimuli.table import to_dataframe
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+LEXICON = """CLASS,WORD,LEMMA,ZIPF,NUM,ANIM
+# a comment
+N,dog,dog,4.5,sg,True
+N,cat,cat,4.5,sg,True
+N,dogs,dog,4.5,pl,True
+N,sheep,sheep,4.0,,True
+V,runs,run,5.0,sg,
+V,run,run,5.0,pl,
+"""
+RULES = """%column subj_NUM = subj.NUM
+S -> N[ROLE=subj, NUM=?n] V[NUM=?n]
+"""
+
+
+def write(folder: Path, rules: str = RULES, lexicon: str = LEXICON) -> Path:
+    (folder / "own.csv").write_text(lexicon)
+    (folder / "own.fcfg").write_text("%lexicon own.csv\n" + rules)
+    return folder / "own.fcfg"
+
+
+def table(stimuli: xr.Dataset) -> dict[str, Any]:
+    """Text to the feature's value as text, or to the tuple of values; undefined: empty."""
+    rows = to_dataframe(stimuli).astype(object).fillna("").astype(str).itertuples(index=False)
+    return {row[0]: row[1] if len(row) == 2 else tuple(row[1:]) for row in rows}
+
+
+def test_agreement_reaches_back_to_the_subject(tmp_path: Path) -> None:
+    """The verb, which comes later, decides the number of "sheep"."""
+    assert table(generate_stimuli(write(tmp_path))) == {
+        "dog runs": "sg",
+        "cat runs": "sg",
+        "dogs run": "pl",
+        "sheep runs": "sg",
+        "sheep run": "pl",
+    }
+
+
+def test_a_phrase_and_its_head_share_a_role(tmp_path: Path) -> None:
+    rules = """%column kind = subj.KIND
+%column word = subj.WORD
+%column zipf = subj.ZIPF
+%column whole = sentence.MOOD
+S[MOOD=decl] -> NP[ROLE=subj, KIND=definite, NUM=?n] V[NUM=?n]
+NP[ROLE=?r, NUM=?n] -> 'the' N[ROLE=?r, NUM=?n]
+"""
+    rows = table(generate_stimuli(write(tmp_path, rules)))
+    assert rows["the cat runs"] == ("definite", "cat", "4.5", "decl")
+
+
+def test_filters_distinct_and_derived_columns(tmp_path: Path) -> None:
+    rules = """%start T
+%distinct N
+%filter not (subj.NUM == 'pl' and obj.NUM == 'pl')
+%column same = subj.NUM == obj.NUM
+%column kind = 'plural' if subj.NUM == 'pl' else obj.LEMMA
+T -> N[ROLE=subj, NUM=?n] V[NUM=?n] N[ROLE=obj] '!'
+"""
+    rows = table(generate_stimuli(write(tmp_path, rules)))
+    assert rows["dog runs cat!"] == ("True", "cat")
+    assert rows["dogs run cat!"] == ("False", "plural")
+    assert "dog runs dogs!" not in rows  # one lemma
+    assert "sheep run dogs!" not in rows  # both plural
+    # Undefined is not true: a filter drops it.
+    assert not any(text.endswith("sheep!") and text.startswith("dogs") for text in rows)
+
+
+def test_undefined_in_some_sentences(tmp_path: Path) -> None:
+    rules = "%column obj_NUM = obj.NUM\nS -> N V\nS -> N V N[ROLE=obj]\n"
+    stimuli = generate_stimuli(write(tmp_path, rules))
+    rows = table(stimuli)
+    assert rows["dog runs"] == "" and rows["dog runs sheep"] == "" and rows["dog runs cat"] == "sg"
+
+
+def test_two_derivations_of_a_sentence_count_once(tmp_path: Path) -> None:
+    rules = (
+        RULES + "S -> X[NUM=?n, ROLE=subj] V[NUM=?n]\nX[NUM=?n, ROLE=?r] -> N[NUM=?n, ROLE=?r]\n"
+    )
+    texts = generate_stimuli(write(tmp_path, rules)).text.values
+    assert len(set(texts)) == len(texts) == 5
+
+
+def test_a_feature_may_bound_recursion(tmp_path: Path) -> None:
+    rules = """%column depth = np.DEPTH
+S -> NP[ROLE=np, DEPTH=?d]
+NP[DEPTH=0] -> N
+NP[DEPTH=1] -> N 'near' NP[DEPTH=0]
+NP[DEPTH=2] -> N 'near' NP[DEPTH=1]
+"""
+    counts = pd.Series(generate_stimuli(write(tmp_path, rules)).depth.values).value_counts()
+    assert counts.to_dict() == {0: 4, 1: 16, 2: 64}
+
+
+def test_words_per_class(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    few = table(generate_stimuli(path, words_per_class=1))
+    assert list(few) == ["dog runs", "dogs run", "sheep runs", "sheep run"]
+    assert table(generate_stimuli(path, words_per_class={"N": 1})) == few
+    assert len(table(generate_stimuli(path, words_per_class={"N": 2, "V": 1}))) == 5
+    for bad in ({"Adj": 1}, 0, {"N": -1}, "many"):
+        with pytest.raises(InputError, match="words_per_class"):
+            generate_stimuli(path, words_per_class=bad)  # type: ignore[arg-type]
+
+
+def test_lexicon_argument_and_bundled_lexicon(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    other = tmp_path / "other.csv"
+    other.write_text(LEXICON.replace("dog", "cow"))
+    assert "cow runs" in table(generate_stimuli(path, lexicon=other))
+    path.write_text("%column subj_GEN = subj.GEN\nS -> PropN[ROLE=subj] VI[AGR=3sg]\n")
+    with pytest.raises(InputError, match="line 2"):  # nltk's notation wants '3sg' in quotes
+        generate_stimuli(path)
+    path.write_text("%column subj_GEN = subj.GEN\nS -> PropN[ROLE=subj] VI[AGR='3sg']\n")
+    assert table(generate_stimuli(path))["Mary plays"] == "f"
+
+
+def test_continued_lines_and_line_numbers(tmp_path: Path) -> None:
+    rules = "%column n = subj.NUM\nS -> N[ROLE=subj] \\\n   V\n# comment\n\nT -> U\n"
+    with pytest.raises(InputError, match=r"own.fcfg, line 7: undefined symbol 'U'"):
+        generate_stimuli(write(tmp_path, rules))
+    rows = table(generate_stimuli(write(tmp_path, rules.replace("T -> U", "T -> V"))))
+    assert "dog run" in rows
+
+
+def test_missing_frequencies_come_from_wordfreq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lexicon = LEXICON.replace("N,dogs,dog,4.5", "N,dogs,dog,").replace(
+        "N,cat,cat,4.5", "N,cat,cat,1.5"
+    )
+    rules = RULES + "%column zipf = subj.ZIPF\n"
+    path = write(tmp_path, rules, lexicon)
+    rows = table(generate_stimuli(path))
+    assert rows["dogs run"] == ("pl", str(zipf_frequency("dog")))
+    assert rows["cat runs"] == ("sg", "1.5")
+    path.write_text("%language xx\n" + path.read_text())
+    with pytest.raises(InputError, match="wordfreq does not know 'xx'"):
+        generate_stimuli(path)
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    with pytest.raises(
+        InputError, match=r"own.csv, line 5: 'dog' has no ZIPF.*mlem_xr\[grammars\]"
+    ):
+        generate_stimuli(path)
+    assert generate_stimuli(write(tmp_path, RULES, lexicon)).sizes["sentence"] == 5
+
+
+COLUMN = "%column n = subj.NUM\n"
+BAD_GRAMMARS = {
+    "line 3: undefined symbol 'W'": COLUMN + "S -> N[ROLE=subj] W",
+    "line 3: no word or rule of 'N' matches N": COLUMN + "S -> N[ROLE=subj, -ANIM]",
+    "line 3: feature 'NUB' is never set": COLUMN + "S -> N[ROLE=subj, NUB=?x] V[NUB=?x]",
+    "line 3: feature 'GEN' is never set": COLUMN + "S -> N[ROLE=subj, GEN=f] V",
+    "line 2: feature 'NUB' is never set": "%column n = subj.NUB\nS -> N[ROLE=subj] V",
+    "line 2: no constituent has the role 'sub'": "%column n = sub.NUM\nS -> N[ROLE=subj] V",
+    "line 2: column 'n' is never set": "%column n = subj.MOOD\nS[MOOD=x] -> N[ROLE=subj] V",
+    "line 4: endless recursion: NP -> N 'of' NP": COLUMN
+    + "S -> NP V\nNP -> N 'of' NP\nNP -> N[ROLE=subj]",
+    "line 5: endless recursion: NP -> NP PP": COLUMN
+    + "S -> NP V\nNP -> N[ROLE=subj]\nNP -> NP PP\nPP -> 'x'",
+    "line 3: .* is no rule of a feature grammar: .*xpected comma": COLUMN + "S -> N[NUM=sg",
+    "line 3: .* is no rule of a feature grammar: Unterminated": COLUMN + "S -> N 'x",
+    "line 3: .* is no rule of a feature grammar: Expected an arrow": COLUMN + "S = N",
+    "line 3: feature AGR is .NUM='sg'.; expected a word": COLUMN + "S -> N[AGR=[NUM=sg]]",
+    "line 3: feature .slash. is": COLUMN + "S/NP -> N",
+    "line 3: .* has no symbol": COLUMN + "S -> [NUM=sg]",
+    "line 2: .* is no expression; expected role.FEATURE": "%column n = subj.NUM < 3\nS -> N",
+    "line 2: .*import.* is no expression": "%column n = __import__('os').name\nS -> N",
+    "line 2: directive: unknown value 'colum'": "%colum n = subj.NUM\nS -> N",
+    "line 2: %column 'n'; expected NAME": "%column n\nS -> N",
+    "line 3: column 'n' is declared twice": COLUMN + COLUMN + "S -> N",
+    "line 2: %distinct of nothing": "%distinct\nS -> N",
+    "line 3: undefined word class 'Adj'": COLUMN + "%distinct Adj\nS -> N[ROLE=subj]",
+    "undefined start symbol 'T'": COLUMN + "%start T\nS -> N[ROLE=subj]",
+    "no features": "S -> N",
+    "no rules": COLUMN,
+    "accept no sentence": COLUMN + "%filter subj.NUM == 'du'\nS -> N[ROLE=subj]",
+    "subj.WORD is both 'dog' and 'cat'": COLUMN + "S -> N[ROLE=subj] V N[ROLE=subj]",
+    "expected at least 4": COLUMN + "S -> N[ROLE=subj, LEMMA=dog]",
+}
+
+
+@pytest.mark.parametrize("message", BAD_GRAMMARS)
+def test_bad_grammars(tmp_path: Path, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        generate_stimuli(write(tmp_path, BAD_GRAMMARS[message]))
+    if "line" in message:
+        assert str(tmp_path / "own.fcfg") in str(error.value)
+
+
+BAD_LEXICONS = {
+    "own.csv, line 2: 'N sg' has no WORD": "CLASS,WORD,NUM\nN,,sg\n",
+    "own.csv, line 3: 'dog' has no CLASS": "CLASS,WORD,NUM\nN,cat,\n,dog,\n",
+    "own.csv, line 2: 4 cells; expected 3": "CLASS,WORD,NUM\nN,dog,sg,3\n",
+    "own.csv: no column 'WORD'; found: CLASS, NUM": "CLASS,NUM\nN,sg\n",
+    "own.csv: no column 'CLASS'; found: none": "",
+    "own.fcfg, line 3: undefined symbol 'V': .*own.csv has no words": "CLASS,WORD,NUM\nN,dog,sg\n",
+}
+
+
+@pytest.mark.parametrize("message", BAD_LEXICONS)
+def test_bad_lexicons(tmp_path: Path, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        generate_stimuli(write(tmp_path, lexicon=BAD_LEXICONS[message]))
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    for source in ("nonsense", tmp_path / "missing.fcfg", tmp_path, 3):
+        with pytest.raises(InputError, match="neither a bundled set .*short_sentence"):
+            generate_stimuli(source)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cannot read .*missing.csv"):
+        generate_stimuli(write(tmp_path), lexicon=tmp_path / "missing.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.X", 1),
+        ("a.Z", None),
+        ("b.X", None),
+        ("a.X == 1", True),
+        ("a.X != 1", False),
+        ("a.X != a.Z", None),
+        ("not a.Z", None),
+        ("a.X == 2 and a.Z", False),
+        ("a.Z and a.X == 1", None),
+        ("a.Z or a.X == 1", True),
+        ("a.Z or a.X == 2", None),
+        ("'one' if a.X == 1 else a.Y", "one"),
+        ("'one' if a.X == 2 else a.Y", "y"),
+        ("'one' if a.Z else a.Y", None),
+    ],
+)
+def test_expressions(text: str, expected: Any) -> None:
+    expression = read_expression(text, "here")
+    assert expression.evaluate({"a": {"X": 1, "Y": "y"}}) == expected
+
+
+def test_documented_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DOCS)
+    failed, tried = doctest.testfile(str(DOCS / "grammars.md"), module_relative=False)
+    assert tried > 4 and failed == 0
+
+
+@pytest.mark.parametrize(("kind", "name"), [("fcfg", "negation.fcfg"), ("csv", "negation.csv")])
+def test_documented_files_are_the_real_ones(kind: str, name: str) -> None:
+    page = (DOCS / "grammars.md").read_text()
+    shown = re.search(f"```{kind}\n(.*?)```", page, re.DOTALL)
+    assert shown and shown[1] == (DOCS / "examples" / name).read_text()
+
+
+def test_documented_example() -> None:
+    stimuli = generate_stimuli(DOCS / "examples" / "negation.fcfg")
+    rows = table(stimuli)
+    assert len(rows) == stimuli.sizes["sentence"] == 2 * 2 * 2 * 2 * 3 * 2
+    assert rows["the girl does not sing."] == ("True", "pres", "False", "", "sg", "4.5")
+    assert rows["the boys often vanished."] == ("False", "past", "False", "often", "pl", "3.0")
+    assert rows["the boys did not rarely vanish."][:4] == ("True", "past", "True", "rarely")
+    for wrong in ("the girl do not sing.", "the boys vanishes.", "the girl does not sang."):
+        assert wrong not in rows
+
+
+def test_documented_sets_exist() -> None:
+    page = (DOCS / "grammars.md").read_text()
+    assert all(f"`{name}`" in page for name in list_stimuli())
