@@ -1,0 +1,331 @@
+"""Where the weights of a checkpoint, (model, seed, step), are: a hub name or folder, a revision."""
+
+import operator
+import re
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+from string import Formatter
+from typing import Any, NamedTuple
+
+from mlem_xr.schema import CHECKPOINT, FINAL_STEP, InputError, choose
+
+
+class Checkpoint(NamedTuple):
+    """One set of weights: the labels it is stored under, and where it is.
+
+    Attributes
+    ----------
+    model, seed, step
+        Labels in the store; `step` is -1 where the training step is not stated.
+    source
+        Name on the Hugging Face hub, or a local folder.
+    revision
+        Branch, tag or commit on the hub; None: the main branch.
+    """
+
+    model: str
+    seed: int
+    step: int
+    source: str
+    revision: str | None = None
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Dimension to label, as the store wants them."""
+        return {dim: getattr(self, dim) for dim in CHECKPOINT}
+
+    def __str__(self) -> str:
+        return f"{self.model} (seed {self.seed}, step {self.step})"
+
+
+class Series(NamedTuple):
+    """Published checkpoints of one training recipe.
+
+    Attributes
+    ----------
+    name
+        Pattern of the model names it answers to.
+    seeds, steps
+        Every seed has every step.
+    source, revision
+        Templates with the `name` asked for, `seed`, `step` and `thousands` of steps.
+    """
+
+    name: str
+    seeds: range
+    steps: tuple[int, ...]
+    source: str
+    revision: str | None = None
+
+
+_MULTIBERTS = (*range(0, 200_000, 20_000), *range(200_000, 2_000_001, 100_000))
+_PYTHIA = (0, *(2**power for power in range(10)), *range(1000, 143_001, 1000))
+_PYTHIA_NAME = r"pythia-(14m|31m|70m|160m|410m|1b|1\.4b|2\.8b|6\.9b|12b)(-deduped|-seed[1-9])?"
+
+# The cards of google/multiberts-seed_0, EleutherAI/pythia-160m and EleutherAI/pythia-160m-seed1 on
+# the hub say which exist. The original run of a Pythia, here seed 0, has no seed in its name.
+SERIES = (
+    Series(
+        "multiberts",
+        range(5),
+        _MULTIBERTS[:-1],
+        "google/multiberts-seed_{seed}-step_{thousands}k",
+    ),
+    Series("multiberts", range(25), _MULTIBERTS[-1:], "google/multiberts-seed_{seed}"),
+    Series(_PYTHIA_NAME, range(1), _PYTHIA, "EleutherAI/{name}", "step{step}"),
+    Series(
+        "pythia-(14m|31m|70m|160m|410m)",
+        range(1, 10),
+        _PYTHIA,
+        "EleutherAI/{name}-seed{seed}",
+        "step{step}",
+    ),
+    Series(
+        "pythia-160m-(data|weight)-seed",
+        range(1, 4),
+        _PYTHIA,
+        "EleutherAI/{name}{seed}",
+        "step{step}",
+    ),
+)
+"""Published series of checkpoints; the last step of a name is its final one."""
+
+
+def resolve(
+    model: str | Path,
+    seed: int = 0,
+    step: int | None = None,
+    *,
+    source: str | Path | None = None,
+    revision: str | None = None,
+) -> Checkpoint:
+    """Find where the weights of a checkpoint are.
+
+    A `source` is used as it is. Without one, a local folder that holds a network comes first, then
+    the published series (MultiBERTs, Pythia, PolyPythias), and any other name is taken for a name
+    on the hub.
+
+    Parameters
+    ----------
+    model : str or Path
+        Name of the network: `"multiberts"`, `"pythia-160m"` and so on, a name on the hub, or a
+        folder, which is stored under its last part. With a `source`, any label.
+    seed : int
+        Random seed of the training. PolyPythias: 1 to 9, and 0 for the original run.
+    step : int, optional
+        Training steps; None or -1: the final weights.
+    source : str or Path, optional
+        Hub name or folder; `{model}`, `{seed}` and `{step}` are filled in.
+    revision : str, optional
+        Branch, tag or commit on the hub; filled in likewise.
+
+    Returns
+    -------
+    Checkpoint
+        Labels, source and revision. The final step of a published series is stored as its number
+        of steps (MultiBERTs: 2,000,000; Pythia: 143,000), otherwise as -1.
+
+    Raises
+    ------
+    InputError
+        If seed or step are no such integers, a published series lacks them, or a template cannot
+        be filled in.
+
+    Examples
+    --------
+    >>> resolve("multiberts", seed=3, step=20_000).source
+    'google/multiberts-seed_3-step_20k'
+    >>> resolve("pythia-160m", seed=1).revision
+    'step143000'
+    >>> resolve("mine", seed=2, step=500, source="runs/{model}-{seed}/{step:06d}").source
+    'runs/mine-2/000500'
+    >>> resolve("gpt2")
+    Checkpoint(model='gpt2', seed=0, step=-1, source='gpt2', revision=None)
+    """
+    seed = _integer("seed", seed, 0)
+    step = FINAL_STEP if step is None else _integer("step", step, FINAL_STEP)
+    found = _locate(str(model), seed, step) if source is None else None
+    checkpoint = found or Checkpoint(str(model), seed, step, str(source))
+    if source is not None:
+        checkpoint = checkpoint._replace(source=_fill("source", str(source), checkpoint))
+    if revision is not None:
+        checkpoint = checkpoint._replace(revision=_fill("revision", revision, checkpoint))
+    return checkpoint._replace(source=_expand(checkpoint.source))
+
+
+def resolve_all(
+    model: str | Path,
+    seeds: Iterable[int],
+    steps: Iterable[int | None],
+    *,
+    source: str | Path | None = None,
+    revision: str | None = None,
+) -> list[Checkpoint]:
+    """Find where the weights of every combination of seeds and steps are.
+
+    Parameters
+    ----------
+    model, source, revision
+        As for `resolve`.
+    seeds, steps : iterable of int
+        Labels whose product is wanted.
+
+    Returns
+    -------
+    list of Checkpoint
+        Seed by seed; each checkpoint once, even if named twice.
+
+    Raises
+    ------
+    InputError
+        As `resolve` does; or if two checkpoints would have the same weights.
+
+    Examples
+    --------
+    >>> [str(checkpoint) for checkpoint in resolve_all("multiberts", [0, 1], [0])]
+    ['multiberts (seed 0, step 0)', 'multiberts (seed 1, step 0)']
+    """
+    found: dict[tuple[str, str | None], Checkpoint] = {}
+    for seed, step in product(seeds, steps):
+        checkpoint = resolve(model, seed, step, source=source, revision=revision)
+        first = found.setdefault((checkpoint.source, checkpoint.revision), checkpoint)
+        if first != checkpoint:
+            raise InputError(
+                f"seed, step: {first} and {checkpoint} have the same weights, {first.source!r}; "
+                "expected a source or revision with {seed} or {step}"
+            )
+    return list(found.values())
+
+
+def known_seeds(model: str) -> list[int]:
+    """List the seeds of a published series.
+
+    Parameters
+    ----------
+    model : str
+        A name that `resolve` knows.
+
+    Returns
+    -------
+    list of int
+        In ascending order; not every seed has every step.
+
+    Raises
+    ------
+    InputError
+        If no published series has that name.
+
+    Examples
+    --------
+    >>> len(known_seeds("multiberts"))
+    25
+    """
+    return sorted({seed for series in _published(model) for seed in series.seeds})
+
+
+def known_steps(model: str, seed: int = 0) -> list[int]:
+    """List the training steps of a published series at which the weights were kept.
+
+    Parameters
+    ----------
+    model : str
+        A name that `resolve` knows.
+    seed : int
+        One of its seeds.
+
+    Returns
+    -------
+    list of int
+        In ascending order; the last is the final one.
+
+    Raises
+    ------
+    InputError
+        If no published series has that name, or not that seed.
+
+    Examples
+    --------
+    >>> known_steps("multiberts")[:3], known_steps("multiberts", seed=24)
+    ([0, 20000, 40000], [2000000])
+    """
+    choose(f"seed of {model!r}", seed, known_seeds(model))
+    return [step for series in _published(model) if seed in series.seeds for step in series.steps]
+
+
+def _locate(model: str, seed: int, step: int) -> Checkpoint:
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        # "." and ".." have no name of their own
+        name = folder.name if folder.name not in ("", "..") else folder.resolve().name
+        return Checkpoint(name, seed, step, str(folder))
+    if not _matching(model):
+        return Checkpoint(model, seed, step, model)
+    step = _known_step(model, seed, step)
+    found = next(s for s in _matching(model) if seed in s.seeds and step in s.steps)
+    values = {"name": _short(model), "seed": seed, "step": step, "thousands": step // 1000}
+    revision = found.revision and found.revision.format(**values)
+    return Checkpoint(model, seed, step, found.source.format(**values), revision)
+
+
+def _known_step(model: str, seed: int, step: int) -> int:
+    steps = known_steps(model, seed)
+    if step == FINAL_STEP:
+        return steps[-1]
+    if step not in steps:
+        nearest = sorted(sorted(steps, key=lambda known: abs(known - step))[:2])
+        raise InputError(
+            f"step of {model!r}: no weights of seed {seed} were kept at {step}; "
+            f"nearest known: {' and '.join(map(str, nearest))}"
+        )
+    return step
+
+
+def _short(model: str) -> str:
+    return re.sub("^EleutherAI/", "", model)
+
+
+def _matching(model: str) -> list[Series]:
+    return [series for series in SERIES if re.fullmatch(series.name, _short(model))]
+
+
+def _published(model: str) -> list[Series]:
+    found = _matching(model)
+    if not found:
+        raise InputError(
+            f"model: {model!r} is no published series of checkpoints; expected 'multiberts', "
+            "or a Pythia such as 'pythia-160m'"
+        )
+    return found
+
+
+def _fill(argument: str, template: str, checkpoint: Checkpoint) -> str:
+    """Put the labels of a checkpoint into a template."""
+    labels = {"model": checkpoint.model, "seed": checkpoint.seed, "step": checkpoint.step}
+    try:
+        filled = template.format(**labels)
+    except (LookupError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{argument}: cannot fill in {template!r} ({error}); "
+            "known placeholders: {model}, {seed}, {step}"
+        ) from error
+    placeholders = {name for _, name, _, _ in Formatter().parse(template)}
+    if "step" in placeholders and checkpoint.step == FINAL_STEP:
+        raise InputError(f"step: none given, but {argument} {template!r} needs one")
+    return filled
+
+
+def _expand(source: str) -> str:
+    """Name a folder in full, so that the store says which it was; leave a name on the hub alone."""
+    folder = Path(source).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else source
+
+
+def _integer(argument: str, value: Any, least: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{argument}: expected an integer, found {value!r}") from error
+    if isinstance(value, bool) or number < least:
+        raise InputError(f"{argument}: expected an integer of at least {least}, found {value!r}")
+    return number

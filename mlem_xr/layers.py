@@ -1,0 +1,97 @@
+"""All layers of a network as one, lazily."""
+
+import xarray as xr
+
+from mlem_xr.schema import ACTIVATION, CELL, InputError, check_activations
+
+NET = "net"
+"""Label of the layer that holds the units of all layers."""
+
+_LONG_NAMES = {
+    "unit": "position of the unit among the units of all layers",
+    "unit_layer": "layer of the unit",
+    "unit_number": "position of the unit in its layer's output",
+}
+
+
+def concatenate_layers(activations: xr.Dataset) -> xr.Dataset:
+    """Put the units of all layers side by side, as one layer labelled "net".
+
+    Its squared Euclidean distances are the sums of those of the layers. Every analysis takes the
+    result like any other activations; select layers beforehand to concatenate some of them.
+
+    Parameters
+    ----------
+    activations : xr.Dataset
+        With a variable `activation` (..., layer, sentence, unit), NumPy- or Dask-backed.
+
+    Returns
+    -------
+    xr.Dataset
+        `activation` (..., layer, sentence, unit) of the same dtype and measure, where `layer` is
+        "net" alone and `unit` runs over the units of the first layer, the second one, ..., NaN
+        where a network lacks a layer or unit; lazy if `activations` is, a chunk per cell. New
+        coordinates over `unit`: `unit` int64 (0, 1, ...), `unit_layer` and `unit_number`, the
+        layer that a unit comes from and its number there. What has neither units nor layers is as
+        it was; other variables over units or layers now run over `unit`.
+
+    Raises
+    ------
+    InputError
+        If `activations` is not what it should be, has no dimension `layer`, or was concatenated
+        before.
+
+    Examples
+    --------
+    >>> data = xr.Dataset(
+    ...     {"activation": (("layer", "sentence", "unit"), [[[1.0, 2.0]], [[3.0, 4.0]]])},
+    ...     coords={"layer": [5, 6], "tense": ("sentence", ["past"])},
+    ... )
+    >>> whole = concatenate_layers(data)
+    >>> whole.activation.sel(layer="net").values.tolist()
+    [[1.0, 2.0, 3.0, 4.0]]
+    >>> whole.unit_layer.values.tolist(), whole.unit_number.values.tolist()
+    ([5, 5, 6, 6], [0, 1, 0, 1])
+    """
+    check_activations(activations)
+    if "layer" not in activations["activation"].dims:
+        raise InputError("activations: 'activation' has no dimension 'layer' to concatenate")
+    if "unit_layer" in activations.coords:
+        raise InputError("activations: their layers have been concatenated already")
+    # A dimension without labels is numbered from 0.
+    labelled = activations.assign_coords({dim: activations[dim] for dim in ("layer", "unit")})
+    stacked = labelled.stack(net=("layer", "unit"), create_index=False)
+    whole = stacked.rename(layer="unit_layer", unit="unit_number").rename(net="unit")
+    whole = whole.assign_coords(unit=range(whole.sizes["unit"]))
+    for name, long_name in _LONG_NAMES.items():
+        whole[name].attrs["long_name"] = long_name
+    return whole.assign(activation=_one_layer(whole["activation"].variable)).assign_coords(
+        layer=[NET]
+    )
+
+
+def _one_layer(activation: xr.Variable) -> xr.Variable:
+    """Give the activations their dimension `layer` back, and one chunk per cell."""
+    dims = [dim for dim in ACTIVATION if dim in (*activation.dims, "layer")]
+    activation = activation.set_dims(["layer", *activation.dims]).transpose(*dims)
+    if activation.chunks is None:
+        return activation
+    return activation.chunk({dim: 1 if dim in CELL else -1 for dim in dims})
+
+
+def layer_settings(activations: xr.Dataset) -> dict[str, list[int]]:
+    """Name the layers that were concatenated, as part of the settings of an analysis.
+
+    Parameters
+    ----------
+    activations : xr.Dataset
+        Any activations.
+
+    Returns
+    -------
+    dict
+        `layers` if they come from `concatenate_layers`, else nothing.
+    """
+    if "unit_layer" not in activations.coords:
+        return {}
+    return {"layers": sorted(set(activations["unit_layer"].values.tolist()))}

