@@ -1,0 +1,272 @@
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+import mlem_xr as mx
+import plain
+from conftest import lazy
+from mlem_xr.distances import DISTANCES
+from mlem_xr.schema import InputError
+
+OUTPUTS = ("importance", "std_error", "p_value", "weight", "alpha", "intercept", "r2", "r", "mse")
+
+
+def plain_profile(activation, stimuli, *, distance, min_max, zscore, folds, random_state, features):
+    x = plain.feature_distances([stimuli[name].values for name in features])
+    y = plain.target(activation, distance, min_max=min_max, zscore=zscore)
+    splits = (
+        plain.pair_splits(len(y), random_state)
+        if folds == "pairs"
+        else plain.sentence_splits(len(activation), random_state)
+    )
+    return plain.explain(x, y, splits)
+
+
+def check(result, expected, *, tolerance):
+    for name, value in expected.items():
+        scale = np.max(np.abs(value))
+        np.testing.assert_allclose(
+            result[name].values, value, rtol=tolerance, atol=tolerance * scale, err_msg=name
+        )
+
+
+OPTIONS = [
+    {},
+    {"min_max": False},
+    {"zscore": True},
+    {"folds": "sentences", "random_state": 3},
+    {"random_state": 7, "features": ["gender", "number"]},
+    {"distance": "manhattan"},
+    {"distance": "norm_diff"},
+    {"distance": "sqeuclidean"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_multivariate_importance_is_that_of_the_plain_loop(activations, stimuli, options):
+    defaults = {
+        **{"distance": "euclidean", "min_max": True, "zscore": False},
+        **{"folds": "pairs", "random_state": 0, "features": stimuli.attrs["features"]},
+    }
+    result = mx.multivariate_importance(activations, mae=True, **options)
+    cell = {"model": 0, "seed": 1, "step": 0, "pooling": 1, "layer": 2}
+    activation = activations["activation"].isel(cell).values
+    expected = plain_profile(activation, stimuli, **(defaults | options))
+    # scikit-learn's ridge stops at 1e-6 or so: the closed forms themselves are tested more tightly.
+    check(result.isel(cell), expected, tolerance=2e-4)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_univariate_importance_is_that_of_the_plain_loop(activations, stimuli, options):
+    defaults = {
+        **{"distance": "euclidean", "min_max": True, "zscore": False},
+        **{"folds": "pairs", "random_state": 0, "features": stimuli.attrs["features"]},
+    }
+    result = mx.univariate_importance(activations, mae=True, **options)
+    for unit in (0, 4):
+        cell = {"model": 0, "seed": 0, "step": 0, "pooling": 0, "layer": 1, "unit": unit}
+        activation = activations["activation"].isel(cell).values[:, np.newaxis]
+        expected = plain_profile(activation, stimuli, **(defaults | options))
+        check(result.isel(cell), expected, tolerance=2e-4)
+
+
+def test_means_over_permutations_converge_to_the_closed_form(activations, stimuli):
+    """Permute for real; the mean over many permutations is the importance."""
+    cell = {"model": 0, "seed": 0, "step": 0, "pooling": 0, "layer": 0}
+    result = mx.multivariate_importance(activations).isel(cell)
+    x = plain.feature_distances([stimuli[name].values for name in stimuli.attrs["features"]])
+    y = plain.target(
+        activations["activation"].isel(cell).values, "euclidean", min_max=True, zscore=False
+    )
+    rng = np.random.default_rng(0)
+    increases = []
+    for fold, (_, _, _, test) in enumerate(plain.pair_splits(len(y), 0)):
+        weight, intercept = result["weight"][fold].values, result["intercept"][fold].item()
+        error = np.mean((y[test] - intercept - x[test] @ weight) ** 2)
+        increase = np.empty((2000, x.shape[1]))
+        for r in range(2000):
+            for k in range(x.shape[1]):
+                permuted = x[test].copy()
+                permuted[:, k] = rng.permutation(permuted[:, k])
+                increase[r, k] = np.mean((y[test] - intercept - permuted @ weight) ** 2) - error
+        increases.append(increase)
+    increase = np.mean(increases, axis=0)
+    noise = increase.std(axis=0) / np.sqrt(len(increase))
+    gap = np.abs(increase.mean(axis=0) - result["importance"].values)
+    assert (gap <= 4 * noise + 1e-15).all()
+    assert (noise < 0.02 * np.max(increase.mean(axis=0))).all()
+
+
+def test_units_that_carry_a_feature_are_found(activations):
+    scan = mx.univariate_importance(activations)
+    best = scan["importance"].mean(["seed", "pooling", "layer"]).squeeze().argmax("unit")
+    assert best.sel(feature="number") == 0
+    assert best.sel(feature="frequency") == 1
+
+
+@pytest.mark.parametrize(
+    "chunks", [{"layer": 1}, {"seed": 1, "unit": 2}, {"sentence": 7}, {"pooling": 2}]
+)
+@pytest.mark.parametrize("function", [mx.multivariate_importance, mx.univariate_importance])
+def test_lazy_results_are_those_of_numpy(activations, function, chunks):
+    eager = function(activations)
+    xr.testing.assert_allclose(function(lazy(activations, **chunks)).compute(), eager, rtol=1e-12)
+    xr.testing.assert_identical(function(lazy(activations)).compute(), eager)
+
+
+@pytest.mark.parametrize(
+    "function", [mx.multivariate_importance, mx.univariate_importance, mx.distances]
+)
+def test_nothing_is_computed_before_it_is_asked_for(activations, function):
+    def refuse(*args, **kwargs):
+        raise AssertionError("computed too early")
+
+    with dask.config.set(scheduler=refuse):
+        result = function(lazy(activations))
+        with pytest.raises(AssertionError, match="computed too early"):
+            result.compute()
+
+
+def test_threads_and_processes_agree_bit_for_bit(activations):
+    result = mx.univariate_importance(lazy(activations))
+    threads = result.compute(scheduler="threads")
+    xr.testing.assert_identical(threads, result.compute(scheduler="processes", num_workers=2))
+    xr.testing.assert_identical(threads, mx.univariate_importance(activations))
+
+
+def test_dims_and_labels(activations):
+    result = mx.univariate_importance(lazy(activations))
+    cell = ("model", "seed", "step", "pooling", "layer")
+    assert result["importance"].dims == (*cell, "unit", "feature")
+    assert result["weight"].dims == (*cell, "unit", "fold", "feature")
+    assert result["r2"].dims == (*cell, "unit")
+    assert set(result.data_vars) == set(OUTPUTS)
+    assert result["feature"].values.tolist() == activations.attrs["features"]
+    assert all(variable.dtype == np.float64 for variable in result.data_vars.values())
+    assert mx.multivariate_importance(activations)["alpha"].dims == (*cell, "fold")
+
+
+def test_constant_units_have_no_scores_and_no_importance(activations, recwarn):
+    activations["activation"][..., 2] = 1.5
+    result = mx.univariate_importance(activations).isel(unit=2)
+    for name in ("r2", "r", "mse"):
+        assert np.isnan(result[name]).all()
+    assert (result["importance"] == 0).all()
+    assert (result["std_error"] == 0).all()
+    assert (result["p_value"] == 1).all()
+    assert not recwarn.list
+
+
+def test_what_was_not_recorded_stays_nan(activations):
+    activations["activation"][:, 1] = np.nan
+    activations["activation"][..., 0, :, 3:] = np.nan
+    activations["activation"][..., 2, :, :] = np.nan
+    multivariate = mx.multivariate_importance(activations)
+    univariate = mx.univariate_importance(activations)
+    for result in (multivariate, univariate):
+        for variable in result.data_vars.values():
+            assert np.isnan(variable.isel(seed=1)).all()
+            assert np.isnan(variable.isel(layer=2)).all()
+            assert np.isfinite(variable.isel(seed=0, layer=1)).all()
+    assert np.isnan(univariate["r2"].isel(layer=0, unit=[3, 4])).all()
+    smaller = activations.isel(unit=slice(0, 3), layer=[0], seed=[0])
+    part = multivariate.isel(layer=[0], seed=[0])
+    xr.testing.assert_allclose(part, mx.multivariate_importance(smaller), rtol=1e-12)
+
+
+def test_infinite_activations_are_named(activations):
+    activations["activation"][0, 1, 0, 1, 2, 3, 4] = np.inf
+    message = "NaN or infinite values in model=toy, seed=1, step=-1, pooling=mean, layer=3"
+    for function in (mx.multivariate_importance, mx.univariate_importance):
+        with pytest.raises(InputError, match=message):
+            function(lazy(activations)).compute()
+    part = lazy(activations).sel(seed=1, layer=3, model="toy")
+    with pytest.raises(InputError, match="model=toy, seed=1, layer=3, step=-1, pooling=mean"):
+        mx.multivariate_importance(part).compute()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["sg"] * 40, "number never differ"),
+        (list(range(40)), "number differ between all sentences"),
+    ],
+)
+def test_a_feature_without_contrast_is_named_and_has_no_importance(activations, values, message):
+    data = activations.assign_coords(number=("sentence", values))
+    with pytest.warns(UserWarning, match=f"features: {message}"):
+        result = mx.multivariate_importance(data)
+    part = result.sel(feature="number")
+    assert (part["importance"] == 0).all()
+    assert (part["p_value"] == 1).all()
+    assert (part["weight"] == 0).all()
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.filterwarnings("ignore:Data was converted to boolean")
+def test_every_distance_is_that_of_scikit_learn(activations, distance):
+    from sklearn.metrics import pairwise_distances
+
+    part = activations.isel(seed=0, pooling=0, layer=[0, 1])
+    result = mx.distances(lazy(part), distance=distance)
+    assert result.dims[-2:] == ("sentence", "other_sentence")
+    for layer in (0, 1):
+        values = part["activation"][0, 0, layer].values.astype(float)
+        if distance == "norm_diff":
+            norms = np.linalg.norm(values, axis=1)
+            expected = np.abs(np.subtract.outer(norms, norms))
+        else:
+            expected = pairwise_distances(values, metric=distance)
+        np.testing.assert_allclose(result[0, 0, layer], expected, atol=1e-12)
+
+
+def test_zscored_distances(activations):
+    part = activations.isel(model=0, seed=0, step=0, pooling=0, layer=0)
+    values = part["activation"].values.astype(float)
+    scaled = part.assign(
+        activation=(("sentence", "unit"), (values - values.mean(0)) / values.std(0))
+    )
+    np.testing.assert_allclose(mx.distances(part, zscore=True), mx.distances(scaled), atol=1e-12)
+
+
+def test_bad_options_are_named(activations):
+    with pytest.raises(InputError, match="distance: unknown value 'euclid'; known: 'euclidean'"):
+        mx.multivariate_importance(activations, distance="euclid")
+    with pytest.raises(InputError, match="distance: 'cosine' means nothing for a single unit"):
+        mx.univariate_importance(activations, distance="cosine")
+    with pytest.raises(InputError, match="distance: 'correlation' means nothing"):
+        mx.univariate_importance(activations, distance="correlation")
+    with pytest.raises(InputError, match="features: unknown value 'tense'"):
+        mx.multivariate_importance(activations, features=["tense"])
+    with pytest.raises(InputError, match="folds: unknown value 'blocks'"):
+        mx.multivariate_importance(activations, folds="blocks")
+    with pytest.raises(InputError, match="alphas: found"):
+        mx.multivariate_importance(activations, alphas=[0.0, 1.0])
+    with pytest.raises(InputError, match="random_state: found -1"):
+        mx.multivariate_importance(activations, random_state=-1)
+    with pytest.raises(InputError, match="activations: 3 sentences; expected at least 4"):
+        mx.multivariate_importance(activations.isel(sentence=slice(0, 3)))
+    with pytest.raises(InputError, match="no variable 'activation'"):
+        mx.multivariate_importance(activations.rename(activation="values"))
+    with pytest.raises(InputError, match="unknown dimensions {'head'}"):
+        mx.multivariate_importance(activations.expand_dims("head"))
+
+
+def test_an_undefined_distance_is_named(activations):
+    activations["activation"][..., 5, :] = 1.0
+    with pytest.raises(InputError, match="distance: 'correlation' is undefined .* sentence 5"):
+        mx.multivariate_importance(activations, distance="correlation")
+
+
+def test_equal_distances_have_no_scores():
+    """Sentences that are all equally far apart leave nothing to explain."""
+    data = xr.Dataset(
+        {"activation": (("sentence", "unit"), np.eye(12))},
+        coords={"odd": ("sentence", np.arange(12) % 2)},
+    )
+    for min_max in (True, False):
+        result = mx.multivariate_importance(data, min_max=min_max)
+        assert np.isnan(result["r2"])
+        assert (result["importance"] == 0).all()
+        assert (result["p_value"] == 1).all()
