@@ -1,0 +1,287 @@
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import norm
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import mlem_xr.kernels.decoding as kernel
+from conftest import lazy
+from mlem_xr.decoding import decoding_baseline
+from mlem_xr.kernels.decoding import OUTPUTS, decoding, fold_auc, weighted_auc
+from mlem_xr.kernels.distances import standardise
+from mlem_xr.pairs import feature_codes
+from mlem_xr.schema import InputError
+
+CELL = {"model": 0, "seed": 1, "step": 0, "pooling": 1, "layer": 2}
+
+
+def plain_auc(activation, label, *, random_state=0):
+    """The AUC of each fold by scikit-learn alone."""
+    folds = StratifiedKFold(3, shuffle=True, random_state=random_state)
+    classifier = LogisticRegressionCV(
+        cv=3,
+        class_weight="balanced",
+        scoring="roc_auc_ovr_weighted",
+        solver="newton-cholesky",
+        Cs=10,
+        random_state=random_state,
+        l1_ratios=(0,),
+        use_legacy_attributes=False,
+    )
+    with threadpool_limits(1):
+        return np.array(
+            [
+                classifier.fit(activation[train], label[train]).score(activation[test], label[test])
+                for train, test in folds.split(activation, label)
+            ]
+        )
+
+
+def sentences(n, n_units, n_classes, *, signal):
+    """Noise, with as many units as classes that carry some of the label."""
+    rng = np.random.default_rng([n, n_units, n_classes])
+    sizes = np.arange(1, n_classes + 1)
+    label = rng.permutation(np.resize(np.repeat(np.arange(n_classes), sizes), n))
+    activation = rng.normal(1.0, 2.0, (n, n_units))
+    activation[:, :n_classes] += signal * np.eye(n_classes)[label]
+    return activation, label
+
+
+# 40 of the 90 sentences are in the inner training sets: on either side of as many units.
+@pytest.mark.parametrize(
+    ("n_units", "n_classes"),
+    [(6, 2), (6, 3), (6, 5), (39, 2), (39, 3), (40, 2), (40, 3), (40, 5), (100, 2), (100, 3)],
+)
+@pytest.mark.parametrize("signal", [1.5, 30.0])
+def test_auc_is_that_of_the_plain_loop(n_units, n_classes, signal):
+    activation, label = sentences(90, n_units, n_classes, signal=signal)
+    with warnings.catch_warnings():
+        # scikit-learn's own steps may stop for want of precision on separable classes.
+        warnings.simplefilter("ignore")
+        expected = plain_auc(activation, label, random_state=3)
+    np.testing.assert_allclose(
+        fold_auc(activation, label, random_state=3), expected, rtol=0, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_weighted_auc_is_that_of_scikit_learn(n_classes):
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, n_classes, 50)
+    # Rounded, so that many scores are equal.
+    score = rng.dirichlet(np.ones(n_classes), 50).round(1)
+    score[:, -1] = 1 - score[:, :-1].sum(axis=1)
+    score = score[:, 1:] if n_classes == 2 else score
+    expected = roc_auc_score(
+        label,
+        score[:, 0] if n_classes == 2 else score,
+        multi_class="ovr",
+        average="weighted",
+    )
+    assert weighted_auc(score, label) == pytest.approx(expected, abs=1e-12)
+
+
+def test_summary_of_the_folds():
+    activation, label = sentences(90, 30, 3, signal=1.0)
+    auc = plain_auc(activation, label)
+    error = auc.std(ddof=1) / np.sqrt(3)
+    p_value = 2 * norm.sf(abs(auc.mean() - 0.5) / error)
+    expected = [auc.mean(), auc.std(ddof=1), error, p_value]
+    np.testing.assert_allclose(decoding(activation, label), expected, rtol=1e-6)
+
+
+def test_activations_of_any_size_can_be_decoded():
+    """Where the smallest penalties are lost next to the activations."""
+    for n_units in (20, 90):
+        activation, label = sentences(90, n_units, 3, signal=2.0)
+        auc = fold_auc(activation, label, random_state=0).mean()
+        for scale in (1e-8, 1e5, 1e9):
+            scaled = fold_auc(activation * scale, label, random_state=0).mean()
+            assert scaled == pytest.approx(auc, abs=0.1)
+
+
+@pytest.mark.parametrize("options", [{}, {"zscore": True}, {"random_state": 5}], ids=str)
+def test_decoding_baseline_is_the_kernel_in_each_cell(activations, options):
+    result = decoding_baseline(activations, features=["gender", "number"], **options)
+    codes = feature_codes(activations, ["gender", "number"])
+    activation = activations["activation"].isel(CELL).values
+    for name in ("gender", "number"):
+        part = result.isel(CELL).sel(feature=name)
+        expected = decoding(activation, codes.sel(feature=name).values, **options)
+        np.testing.assert_array_equal([part[output].item() for output in OUTPUTS], expected)
+
+
+def test_undefined_values_are_a_class(activations):
+    gender = activations["gender"].values
+    label = np.unique([str(value) for value in gender], return_inverse=True)[1]
+    assert len(np.unique(label)) == 3
+    activation = activations["activation"].isel(CELL).values
+    result = decoding_baseline(activations.isel(CELL), features=["gender"])
+    expected = plain_auc(activation.astype(np.float64), label).mean()
+    assert result["auc"].item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_zscore_standardises_every_unit(activations):
+    activations["activation"][..., 3] *= 1000
+    part = activations.isel(CELL)
+    scaled = part.assign(activation=(("sentence", "unit"), standardise(part["activation"].values)))
+    expected = decoding_baseline(scaled)
+    result = decoding_baseline(part, zscore=True)
+    xr.testing.assert_allclose(result, expected.assign_attrs(result.attrs))
+    assert not np.allclose(result["auc"], decoding_baseline(part)["auc"])
+
+
+def test_a_feature_that_a_unit_carries_is_read_and_noise_is_not():
+    rng = np.random.default_rng(0)
+    n = 200
+    values = rng.normal(size=(8, n, 12))
+    plural, noise = rng.integers(0, 2, n), rng.integers(0, 2, n)
+    values[..., 5] += 5 * plural
+    data = xr.Dataset(
+        {"activation": (("layer", "sentence", "unit"), values)},
+        coords={"plural": ("sentence", plural), "noise": ("sentence", noise)},
+    )
+    result = decoding_baseline(data)
+    carried, absent = result.sel(feature="plural"), result.sel(feature="noise")
+    assert (carried["auc"] > 0.98).all()
+    assert (carried["p_value"] < 1e-6).all()
+    assert abs(absent["auc"] - 0.5).max() < 0.1
+    assert absent["p_value"].median() > 0.05
+
+
+def test_activations_without_information_have_an_auc_of_a_half(activations):
+    activations["activation"][...] = 1.5
+    result = decoding_baseline(activations.isel(CELL))
+    assert (result["auc"] == 0.5).all()
+    assert (result["std_error"] == 0).all()
+    assert (result["p_value"] == 1).all()
+
+
+@pytest.mark.parametrize("chunks", [{"layer": 1}, {"seed": 1, "unit": 2}, {"sentence": 7}])
+def test_lazy_results_are_those_of_numpy(activations, chunks):
+    part = activations.isel(seed=[0], layer=[0, 2])
+    result = decoding_baseline(lazy(part, **chunks))
+    xr.testing.assert_identical(result.compute(), decoding_baseline(part))
+
+
+def test_threads_and_processes_agree(activations):
+    result = decoding_baseline(lazy(activations.isel(seed=[0])), features=["number", "animate"])
+    threads = result.compute(scheduler="threads", num_workers=3)
+    xr.testing.assert_identical(threads, result.compute(scheduler="processes", num_workers=2))
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_blas_has_one_thread_while_it_lasts(activations, monkeypatch, scheduler):
+    def blas_threads():
+        return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+    def remember(*arguments):
+        seen.append(blas_threads())
+        return train(*arguments)
+
+    seen, train = [], kernel.train_classifier
+    monkeypatch.setattr(kernel, "train_classifier", remember)
+    result = decoding_baseline(lazy(activations.isel(seed=[0])), features=["number", "animate"])
+    # Whatever the machine, there is a limit to lift; a thread that ends leaves it to others.
+    for n_threads in (3, 2):
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(threadpool_limits, n_threads, user_api="blas").result()
+        result.compute(scheduler=scheduler, num_workers=3)
+        assert blas_threads() == {n_threads}
+    assert len(seen) == 2 * 3 * 12
+    assert all(threads == {1} for threads in seen)
+
+
+def test_nothing_is_computed_before_it_is_asked_for(activations):
+    def refuse(*args, **kwargs):
+        raise AssertionError("computed too early")
+
+    with dask.config.set(scheduler=refuse):
+        result = decoding_baseline(lazy(activations))
+        with pytest.raises(AssertionError, match="computed too early"):
+            result.compute()
+
+
+def test_every_feature_of_every_cell_is_a_task(activations):
+    auc = decoding_baseline(lazy(activations))["auc"]
+    assert auc.data.blocks.shape == auc.shape == (1, 2, 1, 2, 3, 4)
+
+
+def test_dims_labels_and_attributes(activations):
+    data = activations.assign_coords(source=("seed", ["a", "b"]))
+    result = decoding_baseline(lazy(data), features=["number", "gender"], random_state=4)
+    assert set(result.data_vars) == {"auc", "std", "std_error", "p_value"}
+    for variable in result.data_vars.values():
+        assert variable.dims == ("model", "seed", "step", "pooling", "layer", "feature")
+        assert variable.dtype == np.float64
+    assert result["feature"].values.tolist() == result.attrs["features"] == ["number", "gender"]
+    assert result["source"].values.tolist() == ["a", "b"]
+    assert result.attrs["analysis"] == "decoding_baseline"
+    assert result.attrs["stimuli_hash"] == activations.attrs["stimuli_hash"]
+    settings = {"zscore": False, "random_state": 4, "features": ["number", "gender"]}
+    assert json.loads(result.attrs["settings"]) == settings
+
+
+def test_what_was_not_recorded_stays_nan(activations):
+    activations["activation"][:, 1] = np.nan
+    activations["activation"][..., 0, :, 3:] = np.nan
+    activations["activation"][..., 2, :, :] = np.nan
+    result = decoding_baseline(activations)
+    for variable in result.data_vars.values():
+        assert np.isnan(variable.isel(seed=1)).all()
+        assert np.isnan(variable.isel(layer=2)).all()
+        assert np.isfinite(variable.isel(seed=0, layer=[0, 1])).all()
+    smaller = activations.isel(unit=slice(0, 3), layer=[0], seed=[0])
+    xr.testing.assert_equal(result.isel(layer=[0], seed=[0]), decoding_baseline(smaller))
+
+
+def test_one_warning_names_the_features_with_too_few_sentences(activations):
+    few = ["sg"] * 36 + ["pl"] * 4
+    undefined = np.array([1.0] * 18 + [2.0] * 18 + [np.nan] * 4)
+    data = activations.assign_coords(
+        number=("sentence", few),
+        frequency=("sentence", undefined),
+        animate=("sentence", [True] * 40),
+    )
+    with pytest.warns(UserWarning) as caught:
+        result = decoding_baseline(lazy(data))
+    assert [str(warning.message) for warning in caught] == [
+        "features: number, animate, frequency cannot be decoded, which takes two classes or more "
+        "of at least 5 sentences each (undefined values are a class); NaN"
+    ]
+    assert caught[0].filename == __file__
+    result = result.isel(seed=0, layer=0).compute()
+    for variable in result.data_vars.values():
+        assert np.isnan(variable.sel(feature=["number", "frequency", "animate"])).all()
+        assert np.isfinite(variable.sel(feature="gender")).all()
+
+
+def test_five_sentences_of_a_class_suffice(activations, recwarn):
+    rare = activations.assign_coords(number=("sentence", ["sg"] * 35 + ["pl"] * 5))
+    for random_state in range(5):
+        result = decoding_baseline(rare.isel(CELL), features=["number"], random_state=random_state)
+        assert np.isfinite(result["auc"]).all()
+    assert not recwarn.list
+
+
+def test_bad_input_is_named(activations):
+    with pytest.raises(InputError, match="features: unknown value 'tense'"):
+        decoding_baseline(activations, features=["tense"])
+    with pytest.raises(InputError, match="random_state: found -1"):
+        decoding_baseline(activations, random_state=-1)
+    with pytest.raises(InputError, match="random_state: found None"):
+        decoding_baseline(activations, random_state=None)
+    with pytest.raises(InputError, match="no variable 'activation'"):
+        decoding_baseline(activations.rename(activation="values"))
+    activations["activation"][0, 1, 0, 1, 2, 3, 4] = np.inf
+    message = "NaN or infinite values in model=toy, seed=1, step=-1, pooling=mean, layer=3"
+    with pytest.raises(InputError, match=message):
+        decoding_baseline(lazy(activations)).compute()

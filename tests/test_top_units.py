@@ -1,0 +1,112 @@
+import dask
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import mlem_xr as mx
+from conftest import lazy
+from mlem_xr.schema import InputError
+
+CELL = {"model": 0, "seed": 1, "step": 0, "pooling": 1, "layer": 2}
+
+
+def plain_choice(scores, by, k):
+    """The original's choice: pandas' nlargest and nsmallest with all ties."""
+    series = pd.Series(scores)
+    if by in ("mse", "mae"):
+        return series.nsmallest(k, keep="all").index
+    return series.nlargest(k, keep="all").index
+
+
+@pytest.mark.parametrize("by", ["r2", "r", "mse", "mae", "number"])
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_top_units_are_the_multivariate_importance_of_the_chosen(activations, by, distance):
+    scan = mx.univariate_importance(activations, mae=True)
+    ks = [2, 3, 5]
+    result = mx.top_unit_importance(activations, scan, by=by, k=ks, distance=distance, mae=True)
+    assert result["importance"].dims[-3:] == ("layer", "k", "feature")
+    score = scan["importance"].sel(feature=by) if by == "number" else scan[by]
+    for k in ks:
+        chosen = plain_choice(score.isel(CELL).values, by, k)
+        found = np.flatnonzero(result["chosen"].isel(CELL).sel(k=k))
+        assert found.tolist() == sorted(chosen)
+        part = activations.isel(CELL).isel(unit=sorted(chosen))
+        expected = mx.multivariate_importance(part, distance=distance, mae=True)
+        ours = result.isel(CELL).sel(k=k).drop_vars(["chosen", "k", "unit"])
+        xr.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-12)
+
+
+def test_ties_are_all_in_and_units_without_a_score_never(activations):
+    activations["activation"][..., 3] = activations["activation"][..., 0]
+    activations["activation"][..., 4] = 1.0
+    scan = mx.univariate_importance(activations)
+    result = mx.top_unit_importance(activations, scan, k=[1, 4, 50])
+    cell = result["chosen"].isel(CELL)
+    best = plain_choice(scan["r2"].isel(CELL).values, "r2", 1)
+    assert np.flatnonzero(cell.sel(k=1)).tolist() == sorted(best)
+    assert np.flatnonzero(cell.sel(k=4)).tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(cell.sel(k=50)).tolist() == [0, 1, 2, 3]
+    assert {0, 3} <= set(best) or not {0, 3} & set(best)
+
+
+def test_what_was_not_recorded_stays_nan(activations):
+    activations["activation"][:, 1] = np.nan
+    activations["activation"][..., 0, :, 2:] = np.nan
+    scan = mx.univariate_importance(activations)
+    result = mx.top_unit_importance(activations, scan, k=[1, 3])
+    assert np.isnan(result["r2"].isel(seed=1)).all()
+    assert not result["chosen"].isel(seed=1).any()
+    assert (result["chosen"].isel(seed=0, layer=0).sel(k=3).sum("unit") == 2).all()
+    assert np.isfinite(result["importance"].isel(seed=0)).all()
+
+
+def test_lazy_results_are_those_of_numpy(activations):
+    eager = mx.top_unit_importance(activations, mx.univariate_importance(activations), k=[1, 3])
+    for chunks in ({"layer": 1}, {"seed": 1, "unit": 2}, {"sentence": 9}):
+        data = lazy(activations, **chunks)
+
+        def refuse(*args, **kwargs):
+            raise AssertionError("computed too early")
+
+        with dask.config.set(scheduler=refuse):
+            result = mx.top_unit_importance(data, mx.univariate_importance(data), k=[1, 3])
+        xr.testing.assert_allclose(result.compute(), eager, rtol=1e-10)
+
+
+def test_bad_options_are_named(activations):
+    scan = mx.univariate_importance(activations)
+    with pytest.raises(InputError, match="by: unknown value 'mae'; known: 'r2', 'r', 'mse', 'num"):
+        mx.top_unit_importance(activations, scan, by="mae", k=1)
+    with pytest.raises(InputError, match="k: found 0; expected an integer of at least 1"):
+        mx.top_unit_importance(activations, scan, k=[0, 3])
+    with pytest.raises(InputError, match="k: found no number"):
+        mx.top_unit_importance(activations, scan, k=[])
+    with pytest.raises(InputError, match="its labels along 'layer' are not those"):
+        mx.top_unit_importance(activations, scan.isel(layer=slice(0, 2)), k=1)
+    with pytest.raises(InputError, match="its labels along 'unit' are not those"):
+        mx.top_unit_importance(activations, mx.multivariate_importance(activations), k=1)
+
+
+def test_a_cell_with_nan_is_named(activations):
+    scan = mx.univariate_importance(activations)
+    activations["activation"][0, 0, 0, 1, 2, 7, 3] = np.nan
+    with pytest.raises(InputError, match="NaN or infinite values in .*layer=3"):
+        mx.top_unit_importance(activations, scan, k=1)
+
+
+def test_a_scan_of_an_earlier_recording_is_refused(activations):
+    def recorded(name):
+        marks = (("model", "seed", "step"), np.full((1, 2, 1), name, dtype=object))
+        return activations.assign_coords(fingerprint=marks)
+
+    scan = mx.univariate_importance(recorded("earlier"))
+    with pytest.raises(InputError, match="univariate: the activations have been recorded again"):
+        mx.top_unit_importance(recorded("now"), scan, k=1)
+
+
+def test_a_lazy_scan_of_activations_in_memory_gives_the_same(activations):
+    scan = mx.univariate_importance(activations)
+    expected = mx.top_unit_importance(activations, scan, k=[1, 3])
+    result = mx.top_unit_importance(activations, scan.chunk({"unit": 2, "seed": 1}), k=[1, 3])
+    xr.testing.assert_identical(result.compute(), expected)
