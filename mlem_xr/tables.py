@@ -1,0 +1,173 @@
+"""Results as tidy pandas tables, and as files."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mlem_xr.schema import CELL, InputError, choose
+
+ORIGINAL_NAMES = {
+    "feature": "Feature",
+    "std_error": "std",
+    "p_value": "pval",
+    "mae": "score_MAE",
+    "mse": "score_MSE",
+    "r2": "score_R2",
+    "r": "score_R",
+    "pooling": "take_activation_from",
+}
+"""Our names to the columns of the original program's CSV files, where they differ."""
+
+_DECODING_NAMES = {"feature": "Feature", "auc": "AUC", "std_error": "sem", "p_value": "pval"}
+
+_METHODS = {
+    "multivariate_importance": "Multivariate",
+    "univariate_importance": "Univariate",
+    "top_unit_importance": "Multivariate",
+    "decoding_baseline": "Decoding",
+    "mds": "MDS",
+}
+
+
+def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
+    """Turn a result into a tidy table: one row per cell and unit, feature or sentence.
+
+    Lazy results are computed. What was not recorded or computed has no row. The units that
+    `top_unit_importance` chose are left out: they are in `result.chosen`.
+
+    Parameters
+    ----------
+    result : xr.Dataset
+        What an analysis returned.
+    names : {"mlem_xr", "original"}
+        `original`: the columns of the original program's CSV files (Feature, importance, std,
+        pval, score_R2, ..., layer, seed, step, Method), so that old notebooks keep working.
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns for the labels of the dimensions, then the variables; a variable over folds has a
+        column per fold, such as `alpha_fold0`.
+
+    Raises
+    ------
+    InputError
+        If `names` is unknown.
+
+    Examples
+    --------
+    >>> result = xr.Dataset({"r2": ("layer", [0.5, np.nan])}, coords={"layer": [1, 2]})
+    >>> to_dataframe(result)
+       layer   r2
+    0      1  0.5
+    """
+    choose("names", names, ("mlem_xr", "original"))
+    if not isinstance(result, xr.Dataset):
+        raise InputError(f"result: expected an xarray Dataset, found {type(result)}")
+    kept = [name for name, variable in result.data_vars.items() if variable.dtype != bool]
+    flat = _without_folds(result[kept].compute())
+    scalars = [name for name in CELL if name in flat.coords and name not in flat.dims]
+    labels = [*scalars, *(str(dim) for dim in _dimensions(flat))]
+    plain = flat.drop_vars([name for name in flat.coords if name not in labels])
+    table = _recorded_cells(plain).reset_index()
+    table = table.dropna(subset=list(plain.data_vars), how="all").reset_index(drop=True)
+    table = table[[*labels, *plain.data_vars]]
+    return _with_original_names(table, result) if names == "original" else table
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as CSV or Parquet, whole or not at all.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Any table.
+    path : str or Path
+        `.csv`, `.csv.gz` or `.parquet`; parents are made, an existing file is replaced.
+
+    Raises
+    ------
+    InputError
+        If the extension is another one.
+
+    Examples
+    --------
+    >>> write_table(pd.DataFrame(), "table.doc")
+    Traceback (most recent call last):
+        ...
+    mlem_xr.schema.InputError: path: table.doc; expected .csv, .csv.gz or .parquet
+    """
+    path = check_table_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name("." + path.name)
+    try:
+        if path.suffix == ".parquet":
+            table.to_parquet(unfinished, index=False)
+        else:
+            table.to_csv(unfinished, index=False)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_table_path(path: str | Path) -> Path:
+    """Return a path with an extension that `write_table` knows; refuse others.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where a table is to be written.
+
+    Returns
+    -------
+    Path
+        The path.
+    """
+    path = Path(path)
+    if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
+        raise InputError(f"path: {path}; expected .csv, .csv.gz or .parquet")
+    return path
+
+
+def _recorded_cells(data: xr.Dataset) -> pd.DataFrame:
+    """Turn into a table only the cells that hold something: most combinations may hold nothing."""
+    cells = [dim for dim in CELL if dim in data.dims]
+    if not cells:
+        return data.to_dataframe(dim_order=_dimensions(data))
+    stacked = data.stack(cell=cells)
+    holds = [v.notnull().any(set(v.dims) - {"cell"}) for v in stacked.data_vars.values()]
+    stacked = stacked.isel(cell=np.logical_or.reduce(holds))
+    order = ["cell", *(dim for dim in _dimensions(data) if dim not in cells)]
+    return stacked.to_dataframe(dim_order=order).drop(columns=cells, errors="ignore")
+
+
+def _dimensions(data: xr.Dataset) -> list[str]:
+    """List the dimensions in the order of the columns: the cell first, the feature last."""
+    last = ("unit", "k", "sentence", "axis", "feature")
+    known = [dim for dim in (*CELL, *last) if dim in data.dims]
+    return known + [str(dim) for dim in data.dims if dim not in known]
+
+
+def _without_folds(result: xr.Dataset) -> xr.Dataset:
+    if "fold" not in result.dims:
+        return result
+    columns = {}
+    for name, variable in result.data_vars.items():
+        if "fold" not in variable.dims:
+            columns[name] = variable
+        else:
+            for fold in range(result.sizes["fold"]):
+                columns[f"{name}_fold{fold}"] = variable.isel(fold=fold, drop=True)
+    return xr.Dataset(columns)
+
+
+def _with_original_names(table: pd.DataFrame, result: xr.Dataset) -> pd.DataFrame:
+    analysis = result.attrs.get("analysis", "")
+    names = _DECODING_NAMES if analysis == "decoding_baseline" else ORIGINAL_NAMES
+    table = table.rename(columns=ORIGINAL_NAMES | names)
+    if "step" in table:
+        # The original counts MultiBERTs steps in thousands; a final network has none.
+        table["step"] = np.where(table["step"] < 0, np.nan, table["step"] / 1000)
+    return table.assign(Method=_METHODS.get(analysis, analysis))

@@ -1,0 +1,336 @@
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import mlem_xr as mx
+from mlem_xr import results
+from mlem_xr.schema import InputError
+from test_stores import layers, write
+
+CELL = ["model", "seed", "step", "pooling", "layer"]
+
+
+@pytest.fixture
+def store(stimuli, tmp_path):
+    """Three checkpoints of different networks; some combinations are not recorded."""
+    path = mx.create_store(stimuli, tmp_path / "toy.zarr", pooling=["first-token", "mean"])
+    write(path, layers(0), seed=0)
+    write(path, layers(1), seed=1)
+    write(path, layers(2, n_layers=2, n_units=4), model="small", seed=0)
+    return path
+
+
+def statuses(table):
+    return table["status"].value_counts().to_dict()
+
+
+def save(result, store, **options):
+    return statuses(results.save_results(result, store, progress=False, **options))
+
+
+@pytest.mark.parametrize("function", [mx.multivariate_importance, mx.univariate_importance])
+def test_saved_results_are_those_computed(store, function):
+    result = function(mx.open_store(store))
+    # Two models, two seeds, two poolings and three layers; (small, 1) is not recorded.
+    assert save(result, store) == {"computed": 18, "not recorded": 6}
+    opened = mx.open_results(store, function.__name__)
+    computed = result.compute()
+    assert opened.chunks
+    assert opened.attrs | computed.attrs == opened.attrs
+    for name, variable in computed.data_vars.items():
+        assert opened[name].dims == variable.dims
+        np.testing.assert_array_equal(opened[name], variable)
+        assert opened[name].attrs == variable.attrs
+    assert save(result, store) == {"skipped": 18, "not recorded": 6}
+
+
+def test_what_is_current_is_not_computed(store, monkeypatch):
+    result = mx.multivariate_importance(mx.open_store(store))
+    save(result, store)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(results, "compute_and_write", refuse)
+    assert save(result, store) == {"skipped": 18, "not recorded": 6}
+    with pytest.raises(AssertionError, match="computed again"):
+        save(result, store, refresh=["importance"])
+
+
+def test_only_missing_cells_are_computed(store):
+    result = mx.multivariate_importance(mx.open_store(store))
+    assert save(result.sel(seed=1, layer=[1, 3], model="toy"), store) == {"computed": 4}
+    table = results.save_results(result, store, progress=False)
+    assert statuses(table) == {"computed": 14, "skipped": 4, "not recorded": 6}
+    skipped = table[table["status"] == "skipped"]
+    assert set(skipped["layer"]) == {1, 3}
+    assert set(skipped["seed"]) == {1}
+    opened = mx.open_results(store, "multivariate_importance")
+    np.testing.assert_array_equal(opened["importance"], result["importance"])
+
+
+def test_new_checkpoints_extend_the_results(store):
+    save(mx.univariate_importance(mx.open_store(store)), store)
+    write(store, layers(5, n_layers=4, n_units=7), model="large", seed=4, step=1000)
+    result = mx.univariate_importance(mx.open_store(store))
+    assert save(result, store)["computed"] == 8 + 6
+    opened = mx.open_results(store, "univariate_importance")
+    np.testing.assert_array_equal(opened["r2"], result["r2"])
+    np.testing.assert_array_equal(opened["weight"], result["weight"])
+
+
+def test_results_of_activations_recorded_again_go_stale(store):
+    """Exactly the results of one checkpoint are computed again."""
+    result = mx.multivariate_importance(mx.open_store(store))
+    save(result, store)
+    write(store, layers(9), seed=1, overwrite=True)
+    assert mx.list_results(store)[["current", "stale"]].values.tolist() == [[12, 6]]
+    opened = mx.open_results(store, "multivariate_importance")
+    assert np.isnan(opened["r2"].sel(model="toy", seed=1)).all()
+    assert np.isfinite(opened["r2"].sel(model="toy", seed=0)).all()
+    with pytest.raises(InputError, match="recorded again since it was made"):
+        save(result, store)
+    fresh = mx.multivariate_importance(mx.open_store(store))
+    table = results.save_results(fresh, store, progress=False)
+    computed = table[table["status"] == "computed"]
+    assert len(computed) == 6
+    assert set(computed["seed"]) == {1}
+    np.testing.assert_array_equal(
+        mx.open_results(store, "multivariate_importance")["r2"], fresh["r2"]
+    )
+
+
+def test_settings_are_kept_apart(store):
+    data = mx.open_store(store)
+    save(mx.multivariate_importance(data), store)
+    save(mx.multivariate_importance(data, distance="cosine", features=["number"]), store)
+    listed = mx.list_results(store)
+    assert len(listed) == 2
+    assert listed["current"].tolist() == [18, 18]
+    cosine = mx.open_results(
+        store, "multivariate_importance", distance="cosine", features=["number"]
+    )
+    expected = mx.multivariate_importance(data, distance="cosine", features=["number"])
+    np.testing.assert_array_equal(cosine["importance"], expected["importance"])
+    with pytest.raises(InputError, match="none saved for multivariate_importance"):
+        mx.open_results(store, "multivariate_importance", zscore=True)
+    with pytest.raises(InputError, match="analysis: unknown value 'anova'; known: 'multivariate"):
+        mx.open_results(store, "anova")
+
+
+def test_the_concatenated_layers_are_kept_apart(store):
+    data = mx.open_store(store)
+    save(mx.multivariate_importance(data), store)
+    whole = mx.concatenate_layers(data)
+    for function in (mx.multivariate_importance, mx.univariate_importance):
+        result = function(whole)
+        assert save(result, store) == {"computed": 6, "not recorded": 2}
+        opened = mx.open_results(store, function.__name__, layer="net")
+        assert opened["layer"].values.tolist() == ["net"]
+        np.testing.assert_array_equal(opened["importance"], result["importance"])
+    part = mx.multivariate_importance(mx.concatenate_layers(data.sel(layer=[1, 2])))
+    with pytest.raises(InputError, match="10 units; the store has 15"):
+        save(part, store)
+    np.testing.assert_array_equal(
+        mx.open_results(store, "multivariate_importance", layer="net")["r2"],
+        mx.multivariate_importance(whole)["r2"],
+    )
+    layers_apart = mx.open_results(store, "multivariate_importance")
+    assert layers_apart["layer"].values.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(layers_apart["r2"], mx.multivariate_importance(data)["r2"])
+
+
+def test_top_units_and_clusters_are_saved_too(store):
+    data = mx.open_store(store)
+    scan = mx.univariate_importance(data)
+    best = mx.top_unit_importance(data, scan, by="r", k=[1, 3])
+    assert save(best, store)["computed"] == 18
+    opened = mx.open_results(store, "top_unit_importance", by="r", k=[1, 3])
+    np.testing.assert_array_equal(opened["importance"], best["importance"])
+    np.testing.assert_array_equal(opened["chosen"], best["chosen"])
+    assert opened["chosen"].dtype == bool
+    groups = mx.cluster_units(scan, scale="zscore")
+    assert save(groups, store)["computed"] == 18
+    opened = mx.open_results(store, "cluster_units", scale="zscore")
+    np.testing.assert_array_equal(opened["cluster"], groups["cluster"])
+
+
+@pytest.mark.parametrize("analysis", ["mds", "decoding_baseline"])
+def test_the_other_analyses_are_saved_too(store, analysis):
+    function = getattr(mx, analysis)
+    result = function(mx.open_store(store))
+    assert save(result, store)["computed"] == 18
+    opened = mx.open_results(store, analysis)
+    for name, variable in result.compute().data_vars.items():
+        np.testing.assert_array_equal(opened[name], variable)
+    assert save(result, store)["skipped"] == 18
+    stage = "mds" if analysis == "mds" else "importance"
+    other = "importance" if analysis == "mds" else "mds"
+    assert save(result, store, refresh=[other])["skipped"] == 18
+    assert save(result, store, refresh=[stage])["computed"] == 18
+    whole = function(mx.concatenate_layers(mx.open_store(store)))
+    assert save(whole, store)["computed"] == 6
+
+
+def test_refresh_follows_the_order_of_dependency(store):
+    result = mx.multivariate_importance(mx.open_store(store))
+    save(result, store)
+    for stage in ("importance", "distances", "activations"):
+        assert save(result, store, refresh=[stage])["computed"] == 18
+    assert save(result, store, refresh=["mds"])["skipped"] == 18
+    with pytest.raises(InputError, match="refresh: unknown value 'weights'; known: 'activations'"):
+        save(result, store, refresh=["weights"])
+
+
+def test_results_of_other_sentences_or_units_are_refused(store):
+    data = mx.open_store(store)
+    with pytest.raises(InputError, match="other sentences or features than the store's"):
+        save(mx.multivariate_importance(data.isel(sentence=slice(0, 30))), store)
+    with pytest.raises(InputError, match="4 units; the store has 5"):
+        save(mx.univariate_importance(data.isel(unit=slice(0, 4))), store)
+    with pytest.raises(InputError, match="no attribute 'analysis'"):
+        save(xr.Dataset(), store)
+    with pytest.raises(InputError, match="no coordinate 'layer'"):
+        save(mx.multivariate_importance(data).isel(layer=0, drop=True), store)
+
+
+def test_parts_of_a_result_are_refused(store):
+    data = mx.open_store(store)
+    scan = mx.univariate_importance(data)
+    best = mx.top_unit_importance(data, scan, k=[1, 2])
+    for part in (
+        scan.sel(unit=1),
+        scan.sel(feature="number"),
+        scan.sel(feature=["number"]),
+        scan.isel(fold=[1]),
+        scan[["r2"]],
+        best.sel(k=2),
+        mx.mds(data).isel(sentence=[1, 2, 3]),
+    ):
+        with pytest.raises(InputError, match="result: a part of"):
+            save(part, store)
+    for function in (mx.multivariate_importance, mx.mds, mx.decoding_baseline):
+        with pytest.raises(InputError, match="2 units; the store has 5"):
+            save(function(data.isel(unit=[1, 2])), store)
+    assert len(mx.list_results(store)) == 0
+
+
+def test_what_is_derived_from_stale_results_is_not_saved(store):
+    save(mx.univariate_importance(mx.open_store(store)), store)
+    write(store, layers(9), seed=1, overwrite=True)
+    groups = mx.cluster_units(mx.open_results(store, "univariate_importance"))
+    assert save(groups, store) == {"computed": 12, "not available": 6, "not recorded": 6}
+    fresh = mx.cluster_units(mx.univariate_importance(mx.open_store(store)))
+    assert save(fresh, store)["computed"] == 6
+
+
+def test_activations_recorded_again_meanwhile_are_noticed(store):
+    result = mx.multivariate_importance(mx.open_store(store))
+    compute = results.compute_and_write
+
+    def overwritten(*arguments):
+        write(store, layers(9), seed=1, overwrite=True)
+        compute(*arguments)
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(InputError, match="recorded again while it was computed"),
+    ):
+        patch.setattr(results, "compute_and_write", overwritten)
+        save(result.sel(seed=[1], model=["toy"], layer=[1], pooling=["mean"]), store)
+    assert mx.list_results(store)["current"].tolist() == [0]
+
+
+def test_results_stand_in_the_order_of_the_store(store):
+    activations = mx.open_store(store)
+    scan = mx.univariate_importance(activations)
+    for pooling in ("mean", "first-token"):
+        save(scan.sel(pooling=[pooling], model=["small", "toy"]), store)
+    opened = mx.open_results(store, "univariate_importance")
+    for dim in ("model", "pooling", "unit"):
+        assert opened[dim].values.tolist() == activations[dim].values.tolist()
+    np.testing.assert_array_equal(opened["importance"], scan["importance"])
+    mx.top_unit_importance(activations, opened, k=2)
+
+
+def test_a_store_that_cannot_be_written_gives_what_is_saved(store, monkeypatch):
+    result = mx.multivariate_importance(mx.open_store(store))
+    save(result, store)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(results, "locked", refuse)
+    assert save(result, store) == {"skipped": 18, "not recorded": 6}
+    saved = mx.open_results(store, "multivariate_importance")["r2"]
+    np.testing.assert_array_equal(saved, result["r2"])
+    with pytest.raises(PermissionError):
+        save(mx.multivariate_importance(mx.open_store(store), zscore=True), store)
+
+
+def test_unknown_settings_are_named(store):
+    save(mx.multivariate_importance(mx.open_store(store)), store)
+    with pytest.raises(InputError, match="settings of multivariate_importance: .*'distanse'"):
+        mx.open_results(store, "multivariate_importance", distanse="euclidean")
+    with pytest.raises(InputError, match="settings of top_unit_importance: .*'k'"):
+        mx.open_results(store, "top_unit_importance")
+
+
+def test_a_failing_cell_keeps_what_was_saved(store):
+    data = mx.open_store(store)
+    bad = data.assign(activation=data["activation"].where(data["layer"] != 3, np.inf))
+    assert save(mx.multivariate_importance(bad).sel(layer=[1]), store)["computed"] == 6
+    with pytest.raises(InputError, match="NaN or infinite values in model="):
+        save(mx.multivariate_importance(bad), store)
+    table = results.save_results(mx.multivariate_importance(data), store, progress=False)
+    assert statuses(table)["skipped"] >= 6
+    assert not (table[table["layer"] == 3]["status"] == "skipped").any()
+
+
+def test_a_killed_run_is_continued_bit_for_bit(store, tmp_path):
+    for seed in range(2, 12):
+        write(store, layers(seed), seed=seed)
+    code = """
+        import sys
+        import mlem_xr as mx
+        from mlem_xr import results
+
+        results._TASKS_PER_WORKER = 100
+        write = results.compute_and_write
+        def announced(*arguments):
+            write(*arguments)
+            print("cell", flush=True)
+        results.compute_and_write = announced
+        result = mx.univariate_importance(mx.open_store(sys.argv[1]))
+        mx.save_results(result, sys.argv[1], progress=False)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), store], stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(5):
+        assert process.stdout.readline() == "cell\n"
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    result = mx.univariate_importance(mx.open_store(store))
+    counts = save(result, store)
+    assert counts["skipped"] >= 5
+    assert counts["computed"] >= 5
+    assert counts["skipped"] + counts["computed"] == 6 * 12 + 6
+    opened = mx.open_results(store, "univariate_importance").compute()
+    for name, variable in result.compute().data_vars.items():
+        np.testing.assert_array_equal(opened[name], variable)
+
+
+def test_results_on_a_cluster_of_processes_are_the_same(store):
+    result = mx.univariate_importance(mx.open_store(store))
+    expected = result.compute()
+    with mx.local_client(2):
+        xr.testing.assert_identical(result.compute(), expected)
+        assert save(result, store)["computed"] == 18
+    opened = mx.open_results(store, "univariate_importance")
+    np.testing.assert_array_equal(opened["importance"], expected["importance"])

@@ -1,0 +1,81 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+import mlem_xr as mx
+from conftest import lazy
+from mlem_xr.schema import InputError
+
+
+def test_a_row_per_cell_and_feature(activations):
+    result = mx.multivariate_importance(lazy(activations), mae=True)
+    table = mx.to_dataframe(result)
+    assert len(table) == 2 * 2 * 3 * 4
+    columns = ["model", "seed", "step", "pooling", "layer", "feature"]
+    assert table.columns[:6].tolist() == columns
+    assert table.columns[6:].tolist() == [
+        *("importance", "std_error", "p_value", "weight_fold0", "weight_fold1"),
+        *("alpha_fold0", "alpha_fold1", "intercept_fold0", "intercept_fold1"),
+        *("r2", "r", "mse", "mae"),
+    ]
+    for row in table.itertuples():
+        cell = {name: getattr(row, name) for name in columns[:5]}
+        part = result.sel(cell)
+        assert row.importance == part["importance"].sel(feature=row.feature)
+        assert row.weight_fold1 == part["weight"].sel(feature=row.feature, fold=1)
+        assert row.r2 == part["r2"]
+
+
+def test_a_selection_keeps_its_labels(activations):
+    result = mx.univariate_importance(activations).sel(seed=1, layer=2, model="toy", step=-1)
+    table = mx.to_dataframe(result)
+    assert len(table) == 2 * 5 * 4
+    assert set(table["seed"]) == {1}
+    assert set(table["layer"]) == {2}
+    assert set(table["unit"]) == set(range(5))
+
+
+def test_what_was_not_recorded_has_no_row(activations):
+    activations["activation"][:, 1] = np.nan
+    activations["activation"][..., 0, :, 3:] = np.nan
+    table = mx.to_dataframe(mx.univariate_importance(activations))
+    assert set(table["seed"]) == {0}
+    assert len(table) == 2 * (3 + 5 + 5) * 4
+
+
+def test_names_of_the_original_program(activations):
+    result = mx.multivariate_importance(activations.assign_coords(step=[20_000]), mae=True)
+    ours = mx.to_dataframe(result)
+    table = mx.to_dataframe(result, names="original")
+    for original, name in {
+        **{"Feature": "feature", "importance": "importance", "std": "std_error"},
+        **{"pval": "p_value", "score_R2": "r2", "score_R": "r", "score_MSE": "mse"},
+        **{"score_MAE": "mae", "layer": "layer", "seed": "seed", "model": "model"},
+        "take_activation_from": "pooling",
+    }.items():
+        pd.testing.assert_series_equal(table[original], ours[name], check_names=False)
+    assert set(table["Method"]) == {"Multivariate"}
+    assert set(table["step"]) == {20}
+    univariate = mx.to_dataframe(mx.univariate_importance(activations), names="original")
+    assert set(univariate["Method"]) == {"Univariate"}
+    assert univariate["step"].isna().all()
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "deep/table.parquet"])
+def test_tables_are_written_and_read(activations, tmp_path, name):
+    table = mx.to_dataframe(mx.multivariate_importance(activations))
+    path = tmp_path / name
+    mx.write_table(table, path)
+    read = pd.read_parquet(path) if name.endswith("parquet") else pd.read_csv(path)
+    pd.testing.assert_frame_equal(read, table, check_dtype=False)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_bad_input_is_named(activations):
+    result = mx.multivariate_importance(activations)
+    with pytest.raises(InputError, match="names: unknown value 'mlem'; known: 'mlem_xr', 'orig"):
+        mx.to_dataframe(result, names="mlem")
+    with pytest.raises(InputError, match="expected an xarray Dataset"):
+        mx.to_dataframe(result["r2"])
+    with pytest.raises(InputError, match="table.txt; expected .csv, .csv.gz or .parquet"):
+        mx.write_table(mx.to_dataframe(result), "table.txt")
