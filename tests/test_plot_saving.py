@@ -1,0 +1,286 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import holoviews as hv
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+
+from mlem_xr import plot
+from mlem_xr.plot import saving
+from mlem_xr.schema import InputError
+
+MAGIC = {
+    "png": b"\x89PNG\r\n\x1a\n",
+    "pdf": b"%PDF-",
+    "svg": b"<?xml",
+    "html": b"<!DOCTYPE html>",
+}
+
+
+def profile(n_poolings: int = 3, n_steps: int = 1) -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    dims = ("step", "pooling", "layer", "feature")
+    return xr.Dataset(
+        {"importance": (dims, rng.uniform(0.001, 0.1, (n_steps, n_poolings, 4, 2)))},
+        coords={
+            "model": "bert",
+            "step": range(0, 1000 * n_steps, 1000),
+            "pooling": [f"pooling{i}" for i in range(n_poolings)],
+            "layer": [1, 2, 3, 4],
+            "feature": ["tense", "number"],
+        },
+    )
+
+
+def figures() -> dict:
+    labels = ["a", "b"]
+    scan = xr.Dataset(
+        {
+            "importance": (("unit", "feature"), np.array([[0.1, 0.2], [0.3, 0.0], [0.1, 0.1]])),
+            "r2": ("unit", [0.1, 0.2, 0.3]),
+        },
+        coords={"feature": labels},
+    )
+    matrix = xr.DataArray(
+        [[1, 0.3], [0.3, np.nan]],
+        dims=("feature", "other_feature"),
+        coords={"feature": labels, "other_feature": labels},
+    )
+    position = xr.DataArray(
+        np.arange(12.0).reshape(2, 3, 2) ** 2,
+        dims=("layer", "sentence", "axis"),
+        coords={"a": ("sentence", ["x", "y", "x"]), "b": ("sentence", [0.1, 0.2, np.nan])},
+    )
+    return {
+        "profile": plot.feature_importance(profile()),
+        "top_k": plot.top_k(profile().rename(layer="k")),
+        "correlation": plot.correlation(matrix),
+        "mds": plot.mds(position, color="a"),
+        "mds plain": plot.mds(position[0]),
+        "clusters": plot.clusters(scan, xr.DataArray([0, 1, 1], dims="unit")),
+        "distribution": plot.unit_distribution(scan),
+        "distribution of r2": plot.unit_distribution(scan, show="r2"),
+    }
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("extension", MAGIC)
+def test_every_figure_is_saved_in_every_format(tmp_path, extension):
+    for name, figure in figures().items():
+        path = tmp_path / f"{name}.{extension}"
+        plot.save(figure, path)
+        data = path.read_bytes()
+        assert data.startswith(MAGIC[extension]), name
+        assert len(data) > 3000, name
+    assert len(list(tmp_path.iterdir())) == len(figures())
+
+
+def test_a_page_needs_nothing_from_the_network(tmp_path):
+    plot.save(plot.feature_importance(profile()), tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    assert "BEGIN bokeh.min.js" in page
+    tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page)
+    assert tags
+    assert not [tag for tag in tags if re.search(r"(?:src|href)=\"?(?:https?:)?//", tag)]
+    assert "@import" not in page
+
+
+def test_a_page_holds_every_frame_and_its_selectors(tmp_path):
+    result = profile(n_poolings=3, n_steps=4)
+    plot.save(plot.feature_importance(result), tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    for pooling in result.pooling.values:
+        for step in ("0", "1,000", "2,000", "3,000"):
+            assert f"pooling: {pooling}" in page
+            assert f"step: {step}, pooling: {pooling}" in page
+
+
+def test_a_page_says_where_there_is_no_data(tmp_path):
+    result = profile(n_poolings=2, n_steps=2)
+    result.importance.loc[{"pooling": "pooling1", "step": 1000}] = np.nan
+    figure = plot.feature_importance(result)
+    assert len(figure) == 3
+    plot.save(figure, tmp_path / "p.html")
+    assert "no data step: 1,000, pooling: pooling1" in re.sub(
+        r"\s+|\\n", " ", (tmp_path / "p.html").read_text()
+    )
+    assert len(figure) == 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_page_of_few_recorded_combinations_looks_for_no_limits(tmp_path, monkeypatch):
+    result = profile(n_poolings=3, n_steps=3).expand_dims(seed=3).copy(deep=True)
+    recorded = xr.DataArray(np.eye(3, dtype=bool), dims=("step", "pooling"))
+    single = (result.seed == 0) | (result.step > 0)
+    result["importance"] = result.importance.where(recorded & single)
+    figure = plot.feature_importance(result)
+    assert list(figure.keys()) == [(i * 1000, f"pooling{i}") for i in range(3)]
+    looked = []
+    for element in (hv.Curve, hv.Scatter, hv.Spread):
+        monkeypatch.setattr(element, "range", lambda *args, **options: looked.append(args))
+    plot.save(figure, tmp_path / "p.html")
+    assert not looked
+    page = re.sub(r"\s+|\\n", " ", (tmp_path / "p.html").read_text())
+    for step, name in enumerate(("0", "1,000", "2,000")):
+        for pooling in range(3):
+            absent = f"no data step: {name}, pooling: pooling{pooling}" in page
+            assert absent == (step != pooling)
+
+
+def panels(figure) -> list:
+    drawn = saving._panels(figure)
+    grid = saving._grid(drawn, saving._columns(figure, len(drawn)))
+    return [axis for axis in grid.axes if axis.get_title()]
+
+
+def test_an_image_has_one_panel_per_frame_and_shows_its_numbers():
+    result = profile(n_poolings=3, n_steps=2)
+    axes = panels(plot.feature_importance(result, features=["tense"]))
+    assert [axis.get_title() for axis in axes] == [
+        f"step: {step}, pooling: pooling{p}" for step in ("0", "1,000") for p in range(3)
+    ]
+    values = result.importance.sel(feature="tense").values.reshape(6, 4)
+    for axis, expected in zip(axes, values, strict=True):
+        np.testing.assert_array_equal(axis.lines[0].get_ydata(), expected)
+        np.testing.assert_array_equal(axis.lines[0].get_xdata(), [1, 2, 3, 4])
+        assert axis.get_yscale() == "log"
+        low, high = axis.get_ylim()
+        assert low < values.min() < values.max() < high
+    figure = axes[0].figure
+    assert figure.get_suptitle() == "bert"
+    assert figure.get_supxlabel() == "layer"
+    assert figure.get_supylabel() == "importance (increase of squared error)"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tense"]
+    assert not [axis for axis in axes if axis.get_legend()]
+
+
+def test_panels_lie_in_the_rows_of_the_first_slider():
+    columns = saving._columns
+    assert columns(plot.feature_importance(profile(3, 4)), 12) == 3
+    assert columns(plot.feature_importance(profile(3)), 3) == 3
+    assert columns(plot.feature_importance(profile(4)), 4) == 2
+    assert columns(plot.feature_importance(profile(12)), 12) == 4
+
+
+def test_a_figure_of_one_frame_has_title_and_labels_of_its_own():
+    (axis,) = panels(plot.feature_importance(profile(1)))
+    assert axis.get_title() == "bert, step 0, pooling pooling0"
+    assert axis.get_xlabel() == "layer"
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2", "3", "4"]
+
+
+def test_figures_side_by_side_are_saved(tmp_path):
+    both = plot.feature_importance(profile(2)) + figures()["correlation"]
+    assert len(saving._panels(both)) == 3
+    plot.save(both, tmp_path / "both.png")
+    assert (tmp_path / "both.png").stat().st_size > 3000
+
+
+def test_too_many_frames_for_an_image_are_refused(tmp_path):
+    figure = plot.feature_importance(profile(13))
+    with pytest.raises(InputError, match="13 frames, an image shows 1 to 12; .*'pooling'"):
+        plot.save(figure, tmp_path / "p.png")
+    assert not list(tmp_path.iterdir())
+    plot.save(plot.feature_importance(profile(12)), tmp_path / "p.png")
+
+
+def test_too_many_frames_for_a_page_are_refused(tmp_path):
+    frames = hv.HoloMap({(i, i): hv.Curve([1, 2]) for i in range(40)}, ["step", "model"])
+    with pytest.raises(InputError, match="1600 combinations, .* 1000; .*'step' or 'model'"):
+        plot.save(frames, tmp_path / "p.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_sliders_combinations_are_counted():
+    figure = plot.feature_importance(profile(n_poolings=3, n_steps=4))
+    assert saving._values(figure) == [[0, 1000, 2000, 3000], ["pooling0", "pooling1", "pooling2"]]
+    assert saving._values(hv.Curve([1, 2])) == []
+
+
+@pytest.mark.parametrize("name", ["p.gif", "p", "p.png.txt"])
+def test_an_unknown_extension_lists_the_known_ones(tmp_path, name):
+    with pytest.raises(InputError, match=r"path: unknown extension .*\.png, \.svg, \.pdf, \.html"):
+        plot.save(hv.Curve([1, 2]), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_folders_are_made(tmp_path):
+    path = tmp_path / "figures" / "bert" / "p.png"
+    plot.save(hv.Curve([1, 2]), path)
+    assert path.read_bytes().startswith(MAGIC["png"])
+    plot.save(hv.Curve([1, 2]), path)
+    assert [file.name for file in path.parent.iterdir()] == ["p.png"]
+
+
+def test_a_refused_figure_leaves_no_folder(tmp_path):
+    with pytest.raises(InputError, match="13 frames"):
+        plot.save(plot.feature_importance(profile(13)), tmp_path / "figures" / "p.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_something_else_than_a_figure_is_refused(tmp_path):
+    with pytest.raises(InputError, match="figure: expected a HoloViews object, found Dataset"):
+        plot.save(profile(), tmp_path / "p.png")
+
+
+def test_upper_case_extensions_and_strings_work(tmp_path):
+    plot.save(hv.Curve([1, 2]), str(tmp_path / "P.PNG"))
+    assert (tmp_path / "P.PNG").read_bytes().startswith(MAGIC["png"])
+
+
+def test_an_existing_file_is_replaced(tmp_path):
+    (tmp_path / "p.svg").write_text("before")
+    plot.save(hv.Curve([1, 2]), tmp_path / "p.svg")
+    assert (tmp_path / "p.svg").read_bytes().startswith(MAGIC["svg"])
+    assert [path.name for path in tmp_path.iterdir()] == ["p.svg"]
+
+
+def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
+    (tmp_path / "p.png").write_text("before")
+
+    def full_disk(path, data):
+        with path.open("wb") as file:
+            file.write(data[:100])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        plot.save(hv.Curve([1, 2]), tmp_path / "p.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
+    assert (tmp_path / "p.png").read_text() == "before"
+
+
+def test_saving_leaves_pyplot_alone(tmp_path):
+    with matplotlib.rc_context():
+        plt.ion()
+        mine = plt.figure()
+        before = (plt.get_fignums(), plt.gcf(), plt.isinteractive(), dict(matplotlib.rcParams))
+        plot.save(plot.feature_importance(profile()), tmp_path / "p.png")
+        after = (plt.get_fignums(), plt.gcf(), plt.isinteractive(), dict(matplotlib.rcParams))
+        plt.close(mine)
+    assert before == after
+
+
+def test_importing_changes_no_setting_of_matplotlib_or_holoviews():
+    program = """
+import matplotlib
+matplotlib.use("svg")
+before = dict(matplotlib.rcParams)
+import holoviews as hv
+hv.extension("matplotlib")
+import mlem_xr.plot
+assert hv.Store.current_backend == "matplotlib"
+assert matplotlib.get_backend() == "svg"
+assert dict(matplotlib.rcParams) == before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_core_does_not_import_holoviews():
+    program = "import sys, mlem_xr; assert not {'holoviews', 'bokeh', 'panel'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
