@@ -1,0 +1,169 @@
+"""The command line as a person runs it: real processes, exit codes, files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mlem_xr as mx
+from networks import SENTENCES, save_bert, stimuli
+from test_stores import layers, write
+
+COMMAND = Path(sys.executable).with_name("mlem-xr")
+
+
+def run(*arguments, code=0, cwd=None):
+    found = subprocess.run(
+        [COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
+    assert found.returncode == code, found.stderr
+    assert "Traceback" not in found.stderr
+    return found
+
+
+def fails(*arguments, code=2, cwd=None):
+    """Return the one line that says what is wrong."""
+    lines = run(*arguments, code=code, cwd=cwd).stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with sentences, a small network and its store."""
+    folder = tmp_path_factory.mktemp("cli")
+    mx.write_stimuli(
+        stimuli([*SENTENCES, "Mary sings.", "The dogs see the boy."]), folder / "sentences.csv"
+    )
+    save_bert(folder / "network")
+    found = run("record", "sentences.csv", "--model", "network", "--store", "s.zarr", cwd=folder)
+    assert "recorded" in found.stdout
+    return folder
+
+
+def test_stimuli_are_listed_and_written(tmp_path):
+    listed = run("stimuli").stdout
+    assert all(name in listed for name in ("short_sentence", "relative_clause"))
+    found = run("stimuli", "short_sentence", "-o", "s.csv", cwd=tmp_path)
+    assert "522 sentences, 9 features" in found.stdout
+    assert len(pd.read_csv(tmp_path / "s.csv")) == 522
+    run("stimuli", "short_sentence", "-o", "s.parquet", cwd=tmp_path)
+    assert len(pd.read_parquet(tmp_path / "s.parquet")) == 522
+
+
+def test_stimuli_are_described(tmp_path):
+    found = run("stimuli", "short_sentence", "--describe", cwd=tmp_path)
+    assert "subj_GEN" in found.stdout
+    assert (tmp_path / "short_sentence_correlation.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_steps_by_hand(folder):
+    shown = run("info", "s.zarr", cwd=folder).stdout
+    assert "13 sentences; number" in shown
+    assert "network" in shown
+    assert "layer: 1, 2" in shown
+    found = run("multivariate", "s.zarr", "--layer", 1, "-o", "profile.csv", cwd=folder)
+    assert "3 cells computed" in found.stdout
+    table = pd.read_csv(folder / "profile.csv")
+    assert set(table["layer"]) == {1}
+    expected = mx.multivariate_importance(mx.open_store(folder / "s.zarr")).sel(layer=1)
+    np.testing.assert_allclose(table["importance"], expected["importance"].values.ravel())
+    found = run("multivariate", "s.zarr", cwd=folder)
+    assert "3 cells computed" in found.stdout
+    assert "3 cells skipped" in found.stdout
+    found = run("multivariate", "s.zarr", "--refresh", "importance", cwd=folder)
+    assert "6 cells computed" in found.stdout
+    run("plot", "feature-importance", "s.zarr", "-o", "p.png", "--linear", cwd=folder)
+    assert (folder / "p.png").read_bytes()[:4] == b"\x89PNG"
+    assert "multivariate_importance" in run("info", "s.zarr", cwd=folder).stdout
+
+
+def test_units_are_scanned(folder):
+    options = ("--pooling", "mean", "--distance", "manhattan", "--mae", "--conditional", "exact")
+    found = run("univariate", "s.zarr", *options, "-o", "units.parquet", cwd=folder)
+    assert "2 cells computed" in found.stdout
+    table = pd.read_parquet(folder / "units.parquet")
+    assert set(table["pooling"]) == {"mean"}
+    assert len(table) == 2 * 16
+    scan = mx.univariate_importance(
+        mx.open_store(folder / "s.zarr"), distance="manhattan", mae=True, conditional="exact"
+    )
+    np.testing.assert_array_equal(table["mae"], scan["mae"].sel(pooling="mean").values.ravel())
+
+
+def test_the_other_analyses(folder):
+    found = run("mds", "s.zarr", "--init", "classical", "-o", "mds.csv", cwd=folder)
+    assert "6 cells computed" in found.stdout
+    assert set(pd.read_csv(folder / "mds.csv")["axis"]) == {0, 1}
+    assert "6 cells skipped" in run("mds", "s.zarr", "--init", "classical", cwd=folder).stdout
+    options = ("--init", "classical", "--layer", 1, "--color", "number")
+    run("plot", "mds", "s.zarr", *options, "-o", "mds.png", cwd=folder)
+    assert (folder / "mds.png").read_bytes()[:4] == b"\x89PNG"
+    found = run("decoding", "s.zarr", "--names", "original", "-o", "auc.csv", cwd=folder)
+    assert "6 cells computed" in found.stdout
+    table = pd.read_csv(folder / "auc.csv")
+    assert set(table["Method"]) == {"Decoding"}
+    assert {"Feature", "AUC", "std", "sem", "pval", "layer"} <= set(table.columns)
+    run("univariate", "s.zarr", cwd=folder)
+    run("plot", "unit-distribution", "s.zarr", "--show", "r2", "-o", "u.html", cwd=folder)
+    assert (folder / "u.html").stat().st_size > 10_000
+
+
+def test_a_second_recording_is_skipped(folder):
+    again = run("record", "sentences.csv", "--model", "network", "--store", "s.zarr", cwd=folder)
+    assert "skipped" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("info", "nowhere.zarr"), "there is no store at nowhere.zarr"),
+        (("multivariate", "s.zarr", "--layer", "9"), "layer: unknown value 9; known: 1, 2"),
+        (("multivariate", "s.zarr", "--pooling", "max"), "pooling: unknown value 'max'; known"),
+        (("multivariate", "s.zarr", "--feature", "tense"), "features: unknown value 'tense'"),
+        (("multivariate", "s.zarr", "--distance", "far"), "distance: unknown value 'far'; known"),
+        (("multivariate", "s.zarr", "-o", "x.doc"), "x.doc; expected .csv, .csv.gz or .parquet"),
+        (("multivariate", "s.zarr", "--conditional", "perhaps"), "known: 'no', 'yes', 'exact'"),
+        (("univariate", "s.zarr", "--distance", "cosine"), "'cosine' means nothing for a single"),
+        (("plot", "feature-importance", "s.zarr", "-o", "p.bmp"), "p.bmp"),
+        (("stimuli", "long_sentence"), "long_sentence"),
+        (("record", "nothing.csv", "--model", "network", "--store", "x.zarr"), "nothing.csv"),
+        (("record", "sentences.csv", "--model", "./nonet", "--store", "x.zarr"), "nonet"),
+        (("record", "short_sentence", "--model", "network", "--store", "s.zarr"), "other stimuli"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line_and_leaves_nothing(folder, arguments, message):
+    before = sorted(path.name for path in folder.iterdir())
+    assert message in fails(*arguments, cwd=folder)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_usage_errors_exit_with_two(folder):
+    assert run("nonsense", code=2).stderr
+    assert run("record", "sentences.csv", code=2, cwd=folder).stderr
+
+
+def test_a_selection_without_records_is_named(tmp_path):
+    sentences = stimuli([*SENTENCES, "Mary sings.", "The dogs see the boy."])
+    path = mx.create_store(sentences, tmp_path / "s.zarr")
+    write(path, layers(0, n=sentences.sizes["sentence"]), seed=0)
+    write(path, layers(1, n=sentences.sizes["sentence"]), model="other", seed=1)
+    message = fails("multivariate", path, "--model", "other", "--seed", 0)
+    assert message == "error: selection: nothing is recorded for it; see mlem-xr info"
+
+
+def test_the_demonstration_finds_everything_there_the_second_time(tmp_path):
+    first = run("demo", "--folder", "stores", cwd=tmp_path)
+    assert "18 cells computed" in first.stdout
+    assert "sentence_GROUP" in first.stdout
+    for kind in ("png", "html"):
+        assert (tmp_path / "stores" / f"demo_feature_importance.{kind}").stat().st_size > 10_000
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    second = run("demo", "--folder", "stores", cwd=tmp_path)
+    assert "everything was there: nothing computed" in second.stdout
+    after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    changed = {p.name for p in after if after[p] != times.get(p)}
+    assert changed <= {"demo.zarr.lock"}
