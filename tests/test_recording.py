@@ -358,9 +358,13 @@ def test_killed_run_is_continued(tmp_path, quietly, seeds_folder):
     assert continued.status.tolist() == ["skipped"] * held + ["recorded"] * (6 - held)
     quietly("runs", store=tmp_path / "whole.zarr", **options)
     whole = stores.open_store(tmp_path / "whole.zarr")
-    whole, found = (data.drop_vars("provenance") for data in (whole, opened(tmp_path)))
-    xr.testing.assert_equal(found, whole)
+    found = opened(tmp_path)
     assert found.recorded.values.all()
+    # Another process may add single-precision numbers in another order, and so give other hashes.
+    assert_close(found.activation, whole.activation)
+    own = ["activation", "fingerprint", "provenance"]
+    xr.testing.assert_equal(found.drop_vars(own), whole.drop_vars(own))
+    assert len(np.unique(found.fingerprint.values)) == 6
 
 
 def test_two_processes_record_into_one_store(tmp_path, seeds_folder):
