@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dgemm
 
 from mlem_xr.kernels import importance as kernel
 from mlem_xr.kernels import metric, moments
@@ -193,20 +194,19 @@ def explain_top_units(
 
 
 def _growing_distances(activation: NDArray, n_units: Sequence[int]) -> Iterator[NDArray]:
-    """Yield the Euclidean distances over the first n units, n ascending."""
-    squared = np.zeros((len(activation), len(activation)))
+    """Yield the Euclidean distances over the first n units, n ascending, in one array."""
+    squared = np.zeros((len(activation), len(activation)), order="F")
+    distance, one = np.empty_like(squared, order="C"), np.ones((len(activation), 1))
     done = 0
     for n in n_units:
         added = activation[:, done:n]
-        norm = np.einsum("su,su->s", added, added)
-        product = added @ added.T
-        product *= -2.0
-        product += norm
-        product += norm[:, np.newaxis]
-        squared += product
+        norm = np.einsum("su,su->s", added, added)[:, np.newaxis]
+        # |a|^2 + |b|^2 - 2 a.b, added by one product of matrices: passes over all pairs cost most.
+        left, right = np.hstack([-2 * added, norm, one]), np.hstack([added, one, norm])
+        squared = dgemm(1.0, left.T, right.T, 1.0, squared, trans_a=True, overwrite_c=True)
         done = n
         # Rounding may leave a square below zero; the diagonal is not used.
-        yield np.sqrt(np.maximum(squared, 0.0, out=product), out=product)
+        yield np.sqrt(np.maximum(squared.T, 0.0, out=distance), out=distance)
 
 
 def _explain_distances(
