@@ -42,6 +42,11 @@ def array_of(group: zarr.Group, name: str) -> zarr.Array:
     return array
 
 
+def text_at(array: zarr.Array, where: Sequence[int]) -> str:
+    """Read one string of an array."""
+    return str(np.asarray(array[tuple(where)]).item())
+
+
 def dims_of(array: zarr.Array) -> tuple[str, ...]:
     """Return the names of an array's dimensions."""
     return tuple(str(name) for name in getattr(array.metadata, "dimension_names", None) or ())
@@ -137,7 +142,18 @@ def extend(group: zarr.Group, labels: Mapping[str, Iterable[Any]]) -> dict[str, 
             array.resize((len(values),))
             new = values[len(known[dim]) :]
             array[len(known[dim]) :] = np.array(new, object if isinstance(new[0], str) else None)
-    return {dim: [full[dim].index(v) for v in values] for dim, values in labels.items()}
+    return _positions(full, labels)
+
+
+def positions(group: zarr.Group, labels: Mapping[str, Iterable[Any]]) -> dict[str, list[int]]:
+    """Say where labels that a grid knows stand along their dimensions."""
+    return _positions({dim: read_labels(group, dim) for dim in labels}, labels)
+
+
+def _positions(
+    known: Mapping[str, list[Any]], labels: Mapping[str, Iterable[Any]]
+) -> dict[str, list[int]]:
+    return {dim: [known[dim].index(v) for v in values] for dim, values in labels.items()}
 
 
 def read_grid(

@@ -2,15 +2,15 @@
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from mlem_xr.grids import array_of, locked
+from mlem_xr.grids import locked, text_at
 from mlem_xr.schema import CELL, CHECKPOINT, InputError
-from mlem_xr.stores import read_fingerprint
 
 Piece = dict[str, slice]
 """Positions along the dimensions of a cell: one of each, and several layers.
@@ -42,43 +42,42 @@ def n_layers(piece: Piece) -> int:
     return piece["layer"].stop - piece["layer"].start
 
 
-def compute_and_write(
-    result: xr.Dataset, path: Path, name: str, at: dict[str, list[int]], piece: Piece
-) -> None:
+class Target(NamedTuple):
+    """Where the pieces of a result go, opened once: opening an array takes zarr a millisecond."""
+
+    path: Path
+    """Folder of the result."""
+    arrays: dict[str, zarr.Array]
+    """Its variables and marks."""
+    at: dict[str, list[int]]
+    """Positions of the result's labels in them."""
+    fingerprint: zarr.Array
+    """Hashes of the activations as they are now: (model, seed, step)."""
+    checkpoint_at: dict[str, list[int]]
+    """Positions of the result's checkpoints in it."""
+
+
+def compute_and_write(result: xr.Dataset, target: Target, piece: Piece) -> None:
     """Compute a piece of a result where this runs, and write it; its marks come last."""
     values = result.isel(piece).compute(scheduler="sync")
-    where = at | {dim: at[dim][part] for dim, part in piece.items()}
+    where = target.at | {dim: target.at[dim][part] for dim, part in piece.items()}
     fingerprint = str(values["fingerprint"].values.item())
     marks = np.full((1, 1, 1, 1, values.sizes["layer"]), fingerprint, dtype=object)
-    small = {"computed_from": xr.DataArray(marks, dims=CELL)}
-    group = zarr.open_group(path / name, mode="r+", use_consolidated=False)
-
-    def write(variable: str, data: xr.DataArray) -> None:
-        positions = tuple(_as_slice(where[str(dim)]) for dim in data.dims)
-        array_of(group, variable).oindex[positions] = data.values
-
-    for variable, data in values.data_vars.items():
-        if is_large(data):
-            write(str(variable), data)
-        else:
-            small = {str(variable): data} | small
-    # Cells share the chunks of small variables: these are written one after another.
-    with locked(path):
-        checkpoint = {dim: values[dim].item() for dim in CHECKPOINT}
-        if read_fingerprint(path, **checkpoint) != fingerprint:
+    written = {**values.data_vars, "computed_from": xr.DataArray(marks, dims=CELL)}
+    # Layers share chunks, so those of one checkpoint and pooling are written one after another.
+    chunk = ".".join(str(where[dim][0]) for dim in CELL[:4])
+    with locked(target.path / "computed_from" / chunk):
+        checkpoint = [target.checkpoint_at[dim][piece[dim].start] for dim in CHECKPOINT]
+        if text_at(target.fingerprint, checkpoint) != fingerprint:
             raise InputError(
                 "result: the activations have been recorded again while it was computed"
             )
-        for variable, data in small.items():
-            write(variable, data)
+        for name, data in written.items():
+            positions = tuple(_as_slice(where[str(dim)]) for dim in data.dims)
+            target.arrays[str(name)].oindex[positions] = data.values
 
 
 def _as_slice(positions: list[int]) -> slice | NDArray:
     """Zarr is quicker with slices than with lists of positions."""
     run = range(positions[0], positions[0] + len(positions))
     return slice(run.start, run.stop) if positions == list(run) else np.asarray(positions)
-
-
-def is_large(variable: xr.DataArray) -> bool:
-    """Say whether a variable has a chunk per cell; small ones have one for all layers."""
-    return bool({"unit", "sentence"} & set(variable.dims))

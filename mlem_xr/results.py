@@ -31,10 +31,10 @@ from mlem_xr.grids import (
     read_grid,
 )
 from mlem_xr.layers import NET, concatenate_layers
-from mlem_xr.pieces import compute_and_write, cut_into_pieces, is_large, n_layers
+from mlem_xr.pieces import Target, compute_and_write, cut_into_pieces, n_layers
 from mlem_xr.progress import progress_bar
 from mlem_xr.schema import CELL, CHECKPOINT, InputError, choose
-from mlem_xr.stores import open_store
+from mlem_xr.stores import locate, open_store
 from mlem_xr.tasks import n_workers, run_tasks
 
 REFRESH = {
@@ -50,6 +50,9 @@ _FILL: dict[str, Any] = {"f": np.nan, "b": False}
 
 _TASKS_PER_WORKER = 24
 """Enough for the workers to end at about the same time."""
+
+_CHUNK_BYTES = 2**20
+"""Layers share chunks up to this size: zarr takes a millisecond for each, however small."""
 
 
 def save_results(
@@ -119,16 +122,19 @@ def _compute(
 ) -> None:
     """Compute and write the cells at these positions in the result."""
     path = Path(activations.attrs["store"])
+    labels = _labels(result)
     with locked(path):
         group = _open_or_create(path, identity, result, activations)
-        at = extend(group, _labels(result))
+        at = extend(group, labels)
+    fingerprint = locate(path, "fingerprint", labels)
+    target = Target(path / _name(identity), dict(group.arrays()), at, *fingerprint)
     pieces = cut_into_pieces(todo, most=math.ceil(len(todo) / (_TASKS_PER_WORKER * n_workers())))
     n_units = result.sizes.get("unit", 1)
     unit = "units" if "unit" in result.dims else "cells"
     n_total = len(todo) * n_units
     with progress_bar(identity["analysis"], n_total, unit=unit, shown=progress) as tick:
         run_tasks(
-            partial(compute_and_write, result, path, _name(identity), at),
+            partial(compute_and_write, result, target),
             pieces,
             done=lambda i: tick(n_layers(pieces[i]) * n_units),
         )
@@ -346,14 +352,14 @@ def _open_or_create(
             continue
         dims = [*CELL, *(str(dim) for dim in variable.dims if dim not in CELL)]
         sizes = [result.sizes[dim] for dim in dims[5:]]
-        n_layers = 1 if is_large(variable) else activations.sizes["layer"]
         is_text = name == "computed_from"
+        together = max(1, _CHUNK_BYTES // (math.prod(sizes) * variable.dtype.itemsize))
         create_array(
             group,
             name,
             dims,
             shape=[0] * 5 + sizes,
-            chunks=[1, 1, 1, 1, n_layers, *sizes],
+            chunks=[1, 1, 1, 1, min(together, activations.sizes["layer"]), *sizes],
             dtype=str if is_text else variable.dtype,
             fill_value="" if is_text else _FILL[variable.dtype.kind],
         )

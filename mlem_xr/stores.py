@@ -20,9 +20,11 @@ from mlem_xr.grids import (
     create_labels,
     extend,
     locked,
+    positions,
     read_grid,
     read_labels,
     sort_labels,
+    text_at,
 )
 from mlem_xr.schema import (
     ACTIVATION,
@@ -158,7 +160,7 @@ def write_checkpoint(
             array_of(group, "activation")[cell] = values[p, i]
     # Marks of many checkpoints share a chunk: they are written one after another.
     with locked(path):
-        if _read_text(group, "provenance", where) != claim:
+        if text_at(array_of(group, "provenance"), where) != claim:
             raise InputError(f"checkpoint: another process is writing {name}; expected only one")
         array_of(group, "fingerprint")[where] = _fingerprint(group, activation, values)
         array_of(group, "provenance")[where] = json.dumps(dict(provenance))
@@ -198,25 +200,35 @@ def read_provenance(store: str | Path, *, model: str, seed: int, step: int) -> d
     dict
         As it was given to `write_checkpoint`.
     """
-    return dict(json.loads(_read_of_checkpoint(store, "provenance", (model, seed, step))))
+    labels: dict[str, list[Any]] = {"model": [model], "seed": [seed], "step": [step]}
+    provenance, at = locate(store, "provenance", labels)
+    return dict(json.loads(text_at(provenance, [at[dim][0] for dim in CHECKPOINT])))
 
 
-def read_fingerprint(store: str | Path, *, model: str, seed: int, step: int) -> str:
-    """Read the hash of the activations of a checkpoint, without opening the rest of the store.
+def locate(
+    store: str | Path, name: str, labels: Mapping[str, Iterable[Any]]
+) -> tuple[zarr.Array, dict[str, list[int]]]:
+    """Open what a store says of its checkpoints, to be read again and again.
 
     Parameters
     ----------
     store : str or Path
         A store.
-    model, seed, step : str, int, int
-        A checkpoint that the store knows.
+    name : {"recorded", "fingerprint", "provenance"}
+        An array over (model, seed, step). A fingerprint is the hash of a checkpoint's activations,
+        empty while they are being written.
+    labels : mapping of str to iterable
+        Models, seeds and steps that the store knows.
 
     Returns
     -------
-    str
-        The hash; empty while the checkpoint is being written.
+    array : zarr.Array
+        The array, unread.
+    at : dict of str to list of int
+        Positions of the labels in it.
     """
-    return _read_of_checkpoint(store, "fingerprint", (model, seed, step))
+    group = _open_group(_existing(store), "r")
+    return array_of(group, name), positions(group, {dim: labels[dim] for dim in CHECKPOINT})
 
 
 def missing_checkpoints(
@@ -348,17 +360,6 @@ def _clear(path: Path, group: zarr.Group, where: tuple[int, int, int]) -> str:
         if chunk.is_file():
             chunk.unlink(missing_ok=True)
     return claim
-
-
-def _read_of_checkpoint(store: str | Path, name: str, checkpoint: tuple[str, int, int]) -> str:
-    group = _open_group(_existing(store), "r")
-    labels = (read_labels(group, dim) for dim in CHECKPOINT)
-    where = tuple(known.index(label) for known, label in zip(labels, checkpoint, strict=True))
-    return _read_text(group, name, where)
-
-
-def _read_text(group: zarr.Group, name: str, where: tuple[int, ...]) -> str:
-    return str(np.asarray(array_of(group, name)[where]).item())
 
 
 def _check_values(path: Path, activation: xr.DataArray, values: np.ndarray, name: str) -> None:

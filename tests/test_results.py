@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -47,6 +48,16 @@ def test_saved_results_are_those_computed(store, function):
         np.testing.assert_array_equal(opened[name], variable)
         assert opened[name].attrs == variable.attrs
     assert save(result, store) == {"skipped": 18, "not recorded": 6}
+
+
+def test_layers_written_at_the_same_time_share_a_chunk(stimuli, tmp_path):
+    path = mx.create_store(stimuli, tmp_path / "deep.zarr", pooling=["mean"])
+    write(path, layers(0, n_layers=24).sel(pooling=["mean"]), seed=0)
+    result = mx.univariate_importance(mx.open_store(path))
+    with dask.config.set(scheduler="threads", num_workers=8):
+        assert save(result, path) == {"computed": 24}
+    opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
+    xr.testing.assert_equal(opened.compute(), result.compute())
 
 
 def test_what_is_current_is_not_computed(store, monkeypatch):
