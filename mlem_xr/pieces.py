@@ -18,16 +18,29 @@ Piece = dict[str, slice]
 Slices, because Dask is slow to select by lists.
 """
 
+_PART_OF_THE_REST, _PART_OF_THE_WHOLE = 2, 12
+"""A piece is at most this part of a worker's share of what is left, and of all that is to do."""
 
-def cut_into_pieces(cells: list[tuple[int, ...]], *, most: int) -> list[Piece]:
-    """Cut runs of cells that differ in the layer alone into equal parts, of at most `most`."""
+
+def cut_into_pieces(cells: list[tuple[int, ...]], *, n_workers: int) -> list[Piece]:
+    """Cut runs of cells that differ in the layer alone into equal parts, smaller towards the end.
+
+    Every piece costs some time of its own, so they are large; the last ones are small, so that all
+    workers end at about the same time (guided self-scheduling, Polychronopoulos & Kuck 1987,
+    https://doi.org/10.1109/TC.1987.5009495). None is more than a small part of the whole, which is
+    what an interruption may lose and what a progress bar waits for.
+    """
     runs: list[list[tuple[int, ...]]] = []
     for cell in cells:
         if runs and cell == (*runs[-1][-1][:4], runs[-1][-1][4] + 1):
             runs[-1].append(cell)
         else:
             runs.append([cell])
-    parts = [part for run in runs for part in np.array_split(run, math.ceil(len(run) / most))]
+    parts, left = [], len(cells)
+    for run in runs:
+        most = min(left / _PART_OF_THE_REST, len(cells) / _PART_OF_THE_WHOLE) / n_workers
+        parts += np.array_split(run, math.ceil(len(run) / max(1, most)))
+        left -= len(run)
     return [
         {
             dim: slice(int(low), int(high) + 1)

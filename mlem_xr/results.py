@@ -48,9 +48,6 @@ REFRESH = {
 _FILL: dict[str, Any] = {"f": np.nan, "b": False}
 """What stands for a value that was not computed, by kind of dtype."""
 
-_TASKS_PER_WORKER = 24
-"""Enough for the workers to end at about the same time."""
-
 _CHUNK_BYTES = 2**20
 """Layers share chunks up to this size: zarr takes a millisecond for each, however small."""
 
@@ -128,7 +125,7 @@ def _compute(
         at = extend(group, labels)
     fingerprint = locate(path, "fingerprint", labels)
     target = Target(path / _name(identity), dict(group.arrays()), at, *fingerprint)
-    pieces = cut_into_pieces(todo, most=math.ceil(len(todo) / (_TASKS_PER_WORKER * n_workers())))
+    pieces = cut_into_pieces(todo, n_workers=n_workers())
     n_units = result.sizes.get("unit", 1)
     unit = "units" if "unit" in result.dims else "cells"
     n_total = len(todo) * n_units

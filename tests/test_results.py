@@ -309,9 +309,9 @@ def test_a_killed_run_is_continued_bit_for_bit(store, tmp_path):
     code = """
         import sys
         import mlem_xr as mx
-        from mlem_xr import results
+        from mlem_xr import pieces, results
 
-        results._TASKS_PER_WORKER = 100
+        pieces._PART_OF_THE_WHOLE = 100
         write = results.compute_and_write
         def announced(*arguments):
             write(*arguments)
