@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dgemm
+from scipy.linalg.blas import dsyrk
 
 from mlem_xr.kernels import importance as kernel
 from mlem_xr.kernels import metric, moments
 from mlem_xr.kernels.conditional import residuals
-from mlem_xr.kernels.distances import distances, standardise
+from mlem_xr.kernels.distances import distances, distances_from_products, standardise
 from mlem_xr.kernels.moments import BLOCK
 from mlem_xr.pairs import N_FOLDS, PairDesign, pair_design
 
@@ -179,7 +179,7 @@ def explain_top_units(
         return np.full((len(k), size + 1), np.nan)
     smallest = score[ranked[np.minimum(k, len(ranked)) - 1]]
     n_chosen = (score >= smallest[:, np.newaxis]).sum(axis=1)
-    values = activation[:, ranked].astype(np.float64)
+    values = activation.T[ranked[: n_chosen.max()]].T.astype(np.float64)
     scaled = standardise(values) if settings.zscore else values - values.mean(axis=0)
 
     def matrices() -> Iterator[NDArray]:
@@ -194,19 +194,21 @@ def explain_top_units(
 
 
 def _growing_distances(activation: NDArray, n_units: Sequence[int]) -> Iterator[NDArray]:
-    """Yield the Euclidean distances over the first n units, n ascending, in one array."""
-    squared = np.zeros((len(activation), len(activation)), order="F")
-    distance, one = np.empty_like(squared, order="C"), np.ones((len(activation), 1))
+    """Yield the Euclidean distances over the first n units, n ascending, in one array.
+
+    Above the diagonal, where the pairs are. More units add their scalar products to those of the
+    units before.
+    """
+    product = np.zeros((len(activation), len(activation)), order="F")
+    distance = np.zeros(product.shape)
     done = 0
     for n in n_units:
         added = activation[:, done:n]
-        norm = np.einsum("su,su->s", added, added)[:, np.newaxis]
-        # |a|^2 + |b|^2 - 2 a.b, added by one product of matrices: passes over all pairs cost most.
-        left, right = np.hstack([-2 * added, norm, one]), np.hstack([added, one, norm])
-        squared = dgemm(1.0, left.T, right.T, 1.0, squared, trans_a=True, overwrite_c=True)
+        # Its lower triangle, in the order of BLAS, is the upper one of the transposed array.
+        product = dsyrk(1.0, added, 1.0, product, lower=True, overwrite_c=True)
+        distances_from_products(product.T, distance)
         done = n
-        # Rounding may leave a square below zero; the diagonal is not used.
-        yield np.sqrt(np.maximum(squared.T, 0.0, out=distance), out=distance)
+        yield distance
 
 
 def _explain_distances(

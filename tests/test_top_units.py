@@ -3,9 +3,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy.spatial.distance import pdist
 
 import mlem_xr as mx
 from conftest import lazy
+from mlem_xr.kernels.distances import distances_from_products
 from mlem_xr.schema import InputError
 
 CELL = {"model": 0, "seed": 1, "step": 0, "pooling": 1, "layer": 2}
@@ -35,6 +37,16 @@ def test_top_units_are_the_multivariate_importance_of_the_chosen(activations, by
         expected = mx.multivariate_importance(part, distance=distance, mae=True)
         ours = result.isel(CELL).sel(k=k).drop_vars(["chosen", "k", "unit"])
         xr.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-12)
+
+
+def test_distances_from_products_are_scipy_s():
+    activation = np.random.default_rng(0).normal(size=(30, 7))
+    activation[4] = activation[9]
+    out = np.full((30, 30), np.nan)
+    distances_from_products(np.triu(activation @ activation.T), out)
+    above = np.triu_indices(30, 1)
+    np.testing.assert_allclose(out[above], pdist(activation), rtol=1e-10, atol=1e-7)
+    assert np.isnan(out[np.tril_indices(30)]).all()
 
 
 def test_ties_are_all_in_and_units_without_a_score_never(activations):

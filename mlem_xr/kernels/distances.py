@@ -1,5 +1,6 @@
 """Activations -> distances between sentences."""
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,3 +63,22 @@ def standardise(activation: NDArray) -> NDArray:
     deviation = activation.std(axis=0)
     constant = np.ptp(activation, axis=0) == 0
     return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation))
+
+
+@numba.njit(nogil=True, cache=True)
+def distances_from_products(product: NDArray, out: NDArray) -> None:
+    """Turn scalar products of activations into Euclidean distances: |a|^2 + |b|^2 - 2 a.b.
+
+    Parameters
+    ----------
+    product : ndarray of float64 (sentence, sentence)
+        Scalar products; only those of a sentence with itself and later ones are read.
+    out : ndarray of float64 (sentence, sentence)
+        Filled with the distances of each sentence to later ones; the rest stays as it is.
+    """
+    squared_norm = np.diag(product)
+    for i in range(len(product)):
+        for j in range(i + 1, len(product)):
+            squared = squared_norm[i] + squared_norm[j] - 2.0 * product[i, j]
+            # Rounding may leave a square below zero.
+            out[i, j] = np.sqrt(max(squared, 0.0))
