@@ -27,10 +27,10 @@ _NO_LABEL = np.iinfo(np.int64).min
 
 
 @contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the lock of a store, so that processes change its dimensions one after another."""
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(store.with_name(store.name + ".lock"), poll_interval=0.005):
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a store or of a part of it, so that processes change it in turn."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(path.name + ".lock"), poll_interval=0.005):
         yield
 
 

@@ -30,6 +30,9 @@ from mlem_xr.stimuli.table import stimuli_attributes
 ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """Penalties among which the validation pairs choose."""
 
+_SMALLEST_ALPHA = 1e-6
+"""A smaller penalty drowns in rounding where two features are the same on all pairs."""
+
 _WITHOUT_MEANING_IN_ONE_DIMENSION = ("cosine", "correlation", "mahalanobis")
 
 _PAIRS_PER_TASK = 5e8
@@ -107,8 +110,8 @@ def multivariate_importance(
     random_state : int
         Seed of the splits.
     alphas : iterable of float
-        Positive ridge penalties; the one with the smallest squared error on validation pairs is
-        chosen, the smaller one in a tie.
+        Ridge penalties of at least 1e-6; the one with the smallest squared error on validation
+        pairs is chosen, the smaller one in a tie.
     mae : bool
         Whether to compute the mean absolute error too, which costs a second pass over the pairs.
 
@@ -269,8 +272,10 @@ def make_settings(
             }
         )
     )
-    if not penalties or not all(0 < alpha < np.inf for alpha in penalties):
-        raise InputError(f"alphas: found {penalties}; expected positive finite numbers")
+    if not penalties or not all(_SMALLEST_ALPHA <= alpha < np.inf for alpha in penalties):
+        raise InputError(
+            f"alphas: found {penalties}; expected finite numbers of at least {_SMALLEST_ALPHA}"
+        )
     return Settings(
         distance,
         bool(min_max),

@@ -4,12 +4,13 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import dask
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from mlem_xr.grids import locked, text_at
+from mlem_xr.grids import array_of, locked, text_at
 from mlem_xr.schema import CELL, CHECKPOINT, InputError
 
 Piece = dict[str, slice]
@@ -56,23 +57,50 @@ def n_layers(piece: Piece) -> int:
 
 
 class Target(NamedTuple):
-    """Where the pieces of a result go, opened once: opening an array takes zarr a millisecond."""
+    """Where the pieces of a result go, and what the store says of the activations meanwhile."""
 
     path: Path
     """Folder of the result."""
-    arrays: dict[str, zarr.Array]
-    """Its variables and marks."""
     at: dict[str, list[int]]
-    """Positions of the result's labels in them."""
+    """Positions of the result's labels there."""
     fingerprint: zarr.Array
-    """Hashes of the activations as they are now: (model, seed, step)."""
+    """Hash of each checkpoint's activations; opened once, because that takes a millisecond."""
+    provenance: zarr.Array
+    """Where they come from: another text each time that they are recorded."""
     checkpoint_at: dict[str, list[int]]
-    """Positions of the result's checkpoints in it."""
+    """Positions of the result's checkpoints in these two."""
 
 
-def compute_and_write(result: xr.Dataset, target: Target, piece: Piece) -> None:
-    """Compute a piece of a result where this runs, and write it; its marks come last."""
-    values = result.isel(piece).compute(scheduler="sync")
+def compute_and_write(
+    result: xr.Dataset, target: Target, *pieces: Piece, scheduler: str | None = None
+) -> None:
+    """Compute pieces of a result together, and write them one after another.
+
+    Parameters
+    ----------
+    result : xr.Dataset
+        A lazy result with all dimensions of a cell.
+    target : Target
+        Where it goes.
+    *pieces : Piece
+        What to compute.
+    scheduler : str, optional
+        Dask's scheduler; by default, what Dask runs on.
+
+    Raises
+    ------
+    InputError
+        If activations were recorded again, even the same ones: they were away for a while, and
+        what is away looks like a layer that a network lacks.
+    """
+    origins = [_origin(target, piece) for piece in pieces]
+    computed = dask.compute(*(result.isel(piece) for piece in pieces), scheduler=scheduler)
+    for piece, origin, values in zip(pieces, origins, computed, strict=True):
+        _write(values, target, piece, origin)
+
+
+def _write(values: xr.Dataset, target: Target, piece: Piece, origin: str) -> None:
+    """Write a computed piece; its marks come last."""
     where = target.at | {dim: target.at[dim][part] for dim, part in piece.items()}
     fingerprint = str(values["fingerprint"].values.item())
     marks = np.full((1, 1, 1, 1, values.sizes["layer"]), fingerprint, dtype=object)
@@ -80,14 +108,24 @@ def compute_and_write(result: xr.Dataset, target: Target, piece: Piece) -> None:
     # Layers share chunks, so those of one checkpoint and pooling are written one after another.
     chunk = ".".join(str(where[dim][0]) for dim in CELL[:4])
     with locked(target.path / "computed_from" / chunk):
-        checkpoint = [target.checkpoint_at[dim][piece[dim].start] for dim in CHECKPOINT]
-        if text_at(target.fingerprint, checkpoint) != fingerprint:
+        now = text_at(target.fingerprint, _checkpoint(target, piece))
+        if now != fingerprint or _origin(target, piece) != origin:
             raise InputError(
                 "result: the activations have been recorded again while it was computed"
             )
+        # Opened under the lock: zarr drops what others wrote beyond the shape that it knows of.
+        group = zarr.open_group(target.path, mode="r+", use_consolidated=False)
         for name, data in written.items():
             positions = tuple(_as_slice(where[str(dim)]) for dim in data.dims)
-            target.arrays[str(name)].oindex[positions] = data.values
+            array_of(group, str(name)).oindex[positions] = data.values
+
+
+def _origin(target: Target, piece: Piece) -> str:
+    return text_at(target.provenance, _checkpoint(target, piece))
+
+
+def _checkpoint(target: Target, piece: Piece) -> list[int]:
+    return [target.checkpoint_at[dim][piece[dim].start] for dim in CHECKPOINT]
 
 
 def _as_slice(positions: list[int]) -> slice | NDArray:

@@ -123,15 +123,20 @@ def _compute(
     with locked(path):
         group = _open_or_create(path, identity, result, activations)
         at = extend(group, labels)
-    fingerprint = locate(path, "fingerprint", labels)
-    target = Target(path / _name(identity), dict(group.arrays()), at, *fingerprint)
+    (fingerprint, provenance), checkpoint_at = locate(path, ["fingerprint", "provenance"], labels)
+    target = Target(path / _name(identity), at, fingerprint, provenance, checkpoint_at)
     pieces = cut_into_pieces(todo, n_workers=n_workers())
     n_units = result.sizes.get("unit", 1)
     unit = "units" if "unit" in result.dims else "cells"
     n_total = len(todo) * n_units
     with progress_bar(identity["analysis"], n_total, unit=unit, shown=progress) as tick:
+        if len(pieces) < n_workers():
+            # Too few for all workers, but what they consist of is more.
+            compute_and_write(result, target, *pieces)
+            tick(n_total)
+            return
         run_tasks(
-            partial(compute_and_write, result, target),
+            partial(compute_and_write, result, target, scheduler="sync"),
             pieces,
             done=lambda i: tick(n_layers(pieces[i]) * n_units),
         )

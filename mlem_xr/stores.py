@@ -201,34 +201,35 @@ def read_provenance(store: str | Path, *, model: str, seed: int, step: int) -> d
         As it was given to `write_checkpoint`.
     """
     labels: dict[str, list[Any]] = {"model": [model], "seed": [seed], "step": [step]}
-    provenance, at = locate(store, "provenance", labels)
+    [provenance], at = locate(store, ["provenance"], labels)
     return dict(json.loads(text_at(provenance, [at[dim][0] for dim in CHECKPOINT])))
 
 
 def locate(
-    store: str | Path, name: str, labels: Mapping[str, Iterable[Any]]
-) -> tuple[zarr.Array, dict[str, list[int]]]:
+    store: str | Path, names: Iterable[str], labels: Mapping[str, Iterable[Any]]
+) -> tuple[list[zarr.Array], dict[str, list[int]]]:
     """Open what a store says of its checkpoints, to be read again and again.
 
     Parameters
     ----------
     store : str or Path
         A store.
-    name : {"recorded", "fingerprint", "provenance"}
-        An array over (model, seed, step). A fingerprint is the hash of a checkpoint's activations,
+    names : iterable of {"recorded", "fingerprint", "provenance"}
+        Arrays over (model, seed, step). A fingerprint is the hash of a checkpoint's activations,
         empty while they are being written.
     labels : mapping of str to iterable
         Models, seeds and steps that the store knows.
 
     Returns
     -------
-    array : zarr.Array
-        The array, unread.
+    arrays : list of zarr.Array
+        The arrays, unread.
     at : dict of str to list of int
-        Positions of the labels in it.
+        Positions of the labels in them.
     """
     group = _open_group(_existing(store), "r")
-    return array_of(group, name), positions(group, {dim: labels[dim] for dim in CHECKPOINT})
+    at = positions(group, {dim: labels[dim] for dim in CHECKPOINT})
+    return [array_of(group, name) for name in names], at
 
 
 def missing_checkpoints(

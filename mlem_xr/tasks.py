@@ -1,19 +1,20 @@
 """Run many calls of one function on whatever Dask runs on, and say when each is done."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import dask
 from dask.base import get_scheduler
 from dask.callbacks import Callback
+from dask.system import CPU_COUNT
 
 
 def n_workers() -> int:
     """Count the threads that tasks will run on: a cluster's, if there is a client."""
     client = _client()
-    threads = sum(client.nthreads().values()) if client is not None else os.cpu_count()
-    return max(1, threads or 1)
+    if client is not None:
+        return max(1, sum(client.nthreads().values()))
+    return dask.config.get("num_workers", None) or CPU_COUNT
 
 
 def run_tasks(
@@ -81,11 +82,5 @@ def _call(function: Callable[[Any], None], argument: Any) -> None:
 
 def _client() -> Any:
     """Return the client of a cluster, if that is what Dask runs on."""
-    if get_scheduler() is None:
-        return None
-    try:
-        from distributed import get_client
-
-        return get_client()
-    except ValueError:
-        return None
+    client = getattr(get_scheduler(), "__self__", None)
+    return client if hasattr(client, "scatter") else None

@@ -6,6 +6,7 @@ import dask
 import distributed  # noqa: F401  (fills the configuration)
 
 import mlem_xr as mx
+from mlem_xr import tasks
 
 
 def environment():
@@ -25,3 +26,20 @@ def test_local_client_starts_processes_of_one_thread():
         assert {worker["memory_limit"] for worker in info} == {2**30}
     assert client.status == "closed"
     assert dask.config.get("distributed.worker.memory.monitor-interval") == before
+
+
+def test_tasks_run_where_dask_runs():
+    found = []
+
+    def note(argument):
+        found.append(os.getpid())
+
+    with mx.local_client(1):
+        assert tasks.n_workers() == 1
+        tasks.run_tasks(note, range(3), done=lambda i: None)
+        assert not found
+        # What is asked for explicitly wins over a client.
+        with dask.config.set(scheduler="threads", num_workers=3):
+            assert tasks.n_workers() == 3
+            tasks.run_tasks(note, range(3), done=lambda i: None)
+    assert found == 3 * [os.getpid()]

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+import textwrap
 from itertools import combinations
 
 import numpy as np
@@ -78,3 +81,24 @@ def test_constant_activations_have_zero_targets(min_max):
     np.testing.assert_array_equal(squared, 0)
     scale = 0.0 if min_max else 1.0
     assert moments.distance_scaling(1.0 - np.eye(60), min_max=min_max)[1] == scale
+
+
+def test_a_second_process_compiles_nothing(activations, tmp_path):
+    code = """
+        import sys
+        import xarray as xr
+        import mlem_xr as mx
+        from mlem_xr.kernels import metric, moments
+        data = xr.open_dataset(sys.argv[1], engine="zarr", consolidated=False)
+        mx.univariate_importance(data.load(), mae=True)
+        for kernel in (moments._unit_sums, moments._unit_absolute_error, metric._fit_targets):
+            print(sum(kernel.stats.cache_misses.values()))
+    """
+    path = tmp_path / "data.zarr"
+    activations[["activation"]].sel(model="toy", pooling="mean", drop=True).drop_vars(
+        ["number", "gender", "text"]
+    ).to_zarr(path, consolidated=False)
+    for _ in range(2):
+        arguments = [sys.executable, "-c", textwrap.dedent(code), path]
+        found = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["0", "0", "0"]

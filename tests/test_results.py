@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 
 import dask
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import xarray as xr
 
 import mlem_xr as mx
-from mlem_xr import results
+from mlem_xr import pieces, results
 from mlem_xr.schema import InputError
+from mlem_xr.stores import write_checkpoint
 from test_stores import layers, write
 
 CELL = ["model", "seed", "step", "pooling", "layer"]
@@ -240,21 +242,53 @@ def test_what_is_derived_from_stale_results_is_not_saved(store):
     assert save(fresh, store)["computed"] == 6
 
 
-def test_activations_recorded_again_meanwhile_are_noticed(store):
-    result = mx.multivariate_importance(mx.open_store(store))
-    compute = results.compute_and_write
+@contextmanager
+def meanwhile(action):
+    """Do something once, after the first pieces were computed and before they are written."""
+    with pytest.MonkeyPatch.context() as patch:
 
-    def overwritten(*arguments):
-        write(store, layers(9), seed=1, overwrite=True)
-        compute(*arguments)
+        def write_later(*arguments):
+            patch.undo()
+            action()
+            pieces._write(*arguments)
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(InputError, match="recorded again while it was computed"),
-    ):
-        patch.setattr(results, "compute_and_write", overwritten)
-        save(result.sel(seed=[1], model=["toy"], layer=[1], pooling=["mean"]), store)
+        patch.setattr(pieces, "_write", write_later)
+        yield
+
+
+@pytest.mark.parametrize("again", [layers(9), layers(1)], ids=["others", "the same"])
+def test_activations_recorded_again_meanwhile_are_noticed(store, again):
+    """Even the same ones: while they were away, the layers looked like missing ones."""
+    result = mx.multivariate_importance(mx.open_store(store)).sel(seed=[1], model=["toy"])
+
+    def overwrite():
+        checkpoint = {"model": "toy", "seed": 1, "step": -1}
+        provenance = {"time": "now"}
+        write_checkpoint(store, again, **checkpoint, provenance=provenance, overwrite=True)
+
+    with meanwhile(overwrite), pytest.raises(InputError, match="recorded again while"):
+        save(result.sel(layer=[1], pooling=["mean"]), store)
     assert mx.list_results(store)["current"].tolist() == [0]
+
+
+@pytest.mark.parametrize("first", [[1], [1, 2, 3, 4, 5], [2, 3], [6]])
+def test_another_process_saves_other_layers_of_the_same_chunk(
+    stimuli, tmp_path, monkeypatch, first
+):
+    path = mx.create_store(stimuli, tmp_path / "deep.zarr", pooling=["mean"])
+    write(path, layers(0, n_layers=6).sel(pooling=["mean"]), seed=0)
+    result = mx.univariate_importance(mx.open_store(path))
+    # Four layers of weights share a chunk, and all six of the smaller variables.
+    monkeypatch.setattr(results, "_CHUNK_BYTES", 4 * result["weight"][0, 0, 0, 0, 0].nbytes)
+    rest = [layer for layer in range(1, 7) if layer not in first]
+    with (
+        dask.config.set(scheduler="sync", num_workers=1),
+        meanwhile(lambda: save(result.sel(layer=rest), path)),
+    ):
+        assert save(result.sel(layer=first), path) == {"computed": len(first)}
+    assert save(result, path) == {"skipped": 6}
+    opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
+    xr.testing.assert_equal(opened.compute(), result.compute())
 
 
 def test_results_stand_in_the_order_of_the_store(store):
@@ -313,8 +347,8 @@ def test_a_killed_run_is_continued_bit_for_bit(store, tmp_path):
 
         pieces._PART_OF_THE_WHOLE = 100
         write = results.compute_and_write
-        def announced(*arguments):
-            write(*arguments)
+        def announced(*arguments, **options):
+            write(*arguments, **options)
             print("cell", flush=True)
         results.compute_and_write = announced
         result = mx.univariate_importance(mx.open_store(sys.argv[1]))

@@ -49,6 +49,40 @@ def test_distances_from_products_are_scipy_s():
     assert np.isnan(out[np.tril_indices(30)]).all()
 
 
+def test_rounding_leaves_no_square_below_zero():
+    product = np.array([[1.0, 1.0 + 1e-15], [0.0, 1.0]])
+    out = np.empty((2, 2))
+    distances_from_products(product, out)
+    assert out[0, 1] == 0.0
+
+
+@pytest.mark.parametrize("zscore", [False, True])
+def test_large_means_and_equal_sentences_lose_no_digits(activations, zscore):
+    values = activations["activation"].astype(float)
+    values = values + 1e5 * values["unit"]
+    values[..., 7, :] = values[..., 8, :]
+    data = activations.assign(activation=values)
+    scan = mx.univariate_importance(data)
+    result = mx.top_unit_importance(data, scan, k=[2, 5], zscore=zscore).isel(CELL)
+    for k in (2, 5):
+        units = np.flatnonzero(result["chosen"].sel(k=k))
+        part = data.isel(CELL).isel(unit=units)
+        # Centred, or squares of 1e10 would leave six digits.
+        part["activation"] = part["activation"] - part["activation"].mean("sentence")
+        expected = mx.multivariate_importance(part, zscore=zscore)
+        ours = result.sel(k=k).drop_vars(["chosen", "k", "unit"])
+        xr.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-12)
+
+
+def test_threads_and_processes_agree_bit_for_bit(activations):
+    data = lazy(activations)
+    result = mx.top_unit_importance(data, mx.univariate_importance(data), k=[1, 3])
+    threads = result.compute(scheduler="threads")
+    xr.testing.assert_identical(threads, result.compute(scheduler="processes", num_workers=2))
+    eager = mx.top_unit_importance(activations, mx.univariate_importance(activations), k=[1, 3])
+    xr.testing.assert_identical(threads, eager)
+
+
 def test_ties_are_all_in_and_units_without_a_score_never(activations):
     activations["activation"][..., 3] = activations["activation"][..., 0]
     activations["activation"][..., 4] = 1.0
