@@ -1,6 +1,7 @@
 """Groups of units that carry the same features, lazily."""
 
 import json
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def _settings(
 ) -> dict[str, Any]:
     choose("scale", scale, SCALES)
     choose("correction", correction, CORRECTIONS)
-    if not 0 < alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha <= 1:
         raise InputError(f"alpha: found {alpha!r}; expected a number above 0, up to 1")
     return {
         "scale": scale,

@@ -262,16 +262,11 @@ def make_settings(
     choose("distance", distance, DISTANCES)
     choose("folds", folds, FOLDS)
     choose("conditional", conditional, (False, True, "exact"))
-    penalties = tuple(
-        sorted(
-            {
-                float(alpha)
-                for alpha in np.atleast_1d(
-                    np.asarray(list(alphas) if isinstance(alphas, Iterable) else alphas)
-                )
-            }
-        )
-    )
+    try:
+        numbers = list(alphas) if isinstance(alphas, Iterable) else [alphas]
+        penalties = tuple(sorted({float(alpha) for alpha in numbers}))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"alphas: found {alphas!r}; expected numbers") from error
     if not penalties or not all(_SMALLEST_ALPHA <= alpha < np.inf for alpha in penalties):
         raise InputError(
             f"alphas: found {penalties}; expected finite numbers of at least {_SMALLEST_ALPHA}"

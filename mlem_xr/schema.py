@@ -149,14 +149,15 @@ def check_random_state(random_state: Any) -> int:
 
 
 def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.Dataset:
-    """Keep the given labels of each dimension, in the order given; unknown labels are refused.
+    """Keep the given labels of each dimension, in the order given, each once.
 
     Parameters
     ----------
     data : xr.Dataset
         Anything with labelled dimensions.
     labels : mapping of str to iterable or None
-        Dimension to labels to keep; None or an empty list keeps all of them.
+        Dimension to labels to keep, of which repetitions do not count; None or an empty list keeps
+        all of them.
 
     Returns
     -------
@@ -174,7 +175,8 @@ def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.D
     >>> select(data, {"layer": [3, 1]}).layer.values.tolist()
     [3, 1]
     """
-    wanted = {dim: list(values) for dim, values in labels.items() if values is not None}
+    given = {dim: values for dim, values in labels.items() if values is not None}
+    wanted = {dim: list(dict.fromkeys(values)) for dim, values in given.items()}
     for dim, values in wanted.items():
         known = data[choose("dimension", dim, data.dims)].values.tolist()
         for value in values:
@@ -263,6 +265,8 @@ def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> l
     if not known:
         raise InputError("features: none found; expected a coordinate over 'sentence' for each")
     asked = [features] if isinstance(features, str) else features
+    if asked is not None and not isinstance(asked, Iterable):
+        raise InputError(f"features: found {asked!r}; expected names")
     chosen = known if asked is None else [choose("features", name, known) for name in asked]
     if not chosen:
         raise InputError("features: an empty list; expected at least one of " + ", ".join(known))

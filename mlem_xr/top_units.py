@@ -44,7 +44,7 @@ def top_unit_importance(
         What `univariate_importance` returned for the same cells and units.
     by : str
         "r2", "r" (largest first), "mse", "mae" (smallest first), or the name of a feature (the
-        largest importance first). Units without a value, such as constant ones, are left out.
+        largest importance first). Units without scores, such as constant ones, are left out.
     k : int or iterable of int
         Numbers of units. All units that equal the k-th are in too; a layer of fewer units has all
         of them in.
@@ -113,7 +113,11 @@ def top_unit_importance(
 
 
 def _counts(k: int | Iterable[int]) -> list[int]:
-    counts = {check_integer("k", n, at_least=1) for n in (k if isinstance(k, Iterable) else [k])}
+    try:
+        numbers = list(k)  # type: ignore[arg-type]
+    except TypeError:
+        numbers = [k]  # type: ignore[list-item]
+    counts = {check_integer("k", n, at_least=1, below=2**31) for n in numbers}
     if not counts:
         raise InputError("k: found no number; expected positive integers")
     return sorted(counts)
@@ -124,9 +128,10 @@ def _score(univariate: xr.Dataset, by: str) -> xr.DataArray:
     known = [name for name in SCORES if name in univariate]
     features = univariate["feature"].values.tolist() if "feature" in univariate else []
     choose("by", by, [*known, *features])
-    if by in features:
-        return univariate["importance"].sel(feature=by, drop=True)
-    return -univariate[by] if by in ("mse", "mae") else univariate[by]
+    if by in known:
+        return -univariate[by] if by in ("mse", "mae") else univariate[by]
+    importance = univariate["importance"].sel(feature=by, drop=True)
+    return importance.where(univariate["mse"].notnull()) if "mse" in known else importance
 
 
 def _check_labels(activations: xr.Dataset, score: xr.DataArray) -> None:

@@ -71,6 +71,9 @@ def test_the_steps_by_hand(folder):
     assert set(table["layer"]) == {1}
     expected = mx.multivariate_importance(mx.open_store(folder / "s.zarr")).sel(layer=1)
     np.testing.assert_allclose(table["importance"], expected["importance"].values.ravel())
+    twice = ("--layer", 1, "--layer", 1, "-o", "twice.csv")
+    assert "3 cells skipped" in run("multivariate", "s.zarr", *twice, cwd=folder).stdout
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "twice.csv"), table)
     found = run("multivariate", "s.zarr", cwd=folder)
     assert "3 cells computed" in found.stdout
     assert "3 cells skipped" in found.stdout

@@ -169,6 +169,20 @@ def test_constant_units_have_no_scores_and_no_importance(activations, recwarn):
     assert not recwarn.list
 
 
+def test_a_prediction_that_is_constant_in_a_fold_has_no_correlation():
+    """Its differences are rounding errors, which correlate with anything."""
+    rng = np.random.default_rng(0)
+    data = xr.Dataset(
+        {"activation": (("sentence", "unit"), rng.normal(size=(100, 200)))},
+        {"plural": ("sentence", np.arange(100) % 2)},
+    )
+    scan = mx.univariate_importance(data)
+    constant = (scan["weight"] == 0).any("fold").squeeze("feature")
+    assert 20 < constant.sum() < 180
+    assert scan["r"].where(constant).isnull().all()
+    assert scan["r"].where(~constant, 0).notnull().all()
+
+
 def test_what_was_not_recorded_stays_nan(activations):
     activations["activation"][:, 1] = np.nan
     activations["activation"][..., 0, :, 3:] = np.nan

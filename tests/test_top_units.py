@@ -96,6 +96,23 @@ def test_ties_are_all_in_and_units_without_a_score_never(activations):
     assert {0, 3} <= set(best) or not {0, 3} & set(best)
 
 
+def test_constant_units_are_never_among_the_best_of_a_feature(activations):
+    """Their importance is 0, which is more than a negative one."""
+    activations["activation"][..., 4] = 1.0
+    scan = mx.univariate_importance(activations)
+    chosen = mx.top_unit_importance(activations, scan, by="number", k=5)["chosen"]
+    assert not chosen.sel(unit=4).any()
+    assert chosen.drop_sel(unit=4).all()
+
+
+def test_a_score_is_meant_where_a_feature_has_its_name(activations):
+    named = activations.rename(number="r2").assign_attrs(features=["r2", "frequency"])
+    scan = mx.univariate_importance(named)
+    scan["r2"][..., 4] = 1.0
+    chosen = mx.top_unit_importance(named, scan, by="r2", k=1)["chosen"]
+    assert chosen.sel(unit=4).all()
+
+
 def test_what_was_not_recorded_stays_nan(activations):
     activations["activation"][:, 1] = np.nan
     activations["activation"][..., 0, :, 2:] = np.nan
@@ -126,6 +143,11 @@ def test_bad_options_are_named(activations):
         mx.top_unit_importance(activations, scan, by="mae", k=1)
     with pytest.raises(InputError, match="k: found 0; expected an integer of at least 1"):
         mx.top_unit_importance(activations, scan, k=[0, 3])
+    for k in (2**40, np.array(3.0)):
+        with pytest.raises(InputError, match="k: found .*; expected an integer of at least 1"):
+            mx.top_unit_importance(activations, scan, k=k)
+    with pytest.raises(InputError, match="'mahalanobis' cannot be computed from .* shape .40, 1."):
+        mx.top_unit_importance(activations, scan, k=1, distance="mahalanobis")
     with pytest.raises(InputError, match="k: found no number"):
         mx.top_unit_importance(activations, scan, k=[])
     with pytest.raises(InputError, match="its labels along 'layer' are not those"):

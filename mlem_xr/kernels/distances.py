@@ -28,7 +28,8 @@ def distances(activation: NDArray, *, distance: str, zscore: bool = False) -> ND
     Raises
     ------
     InputError
-        If a distance is undefined, as the cosine distance of a zero vector.
+        If a distance is undefined, as the cosine distance of a zero vector, or cannot be computed
+        from these activations, as the Mahalanobis distance with units that depend on each other.
     """
     from sklearn.metrics import pairwise_distances
 
@@ -36,7 +37,13 @@ def distances(activation: NDArray, *, distance: str, zscore: bool = False) -> ND
     if distance == "norm_diff":
         norm = np.linalg.norm(activation, axis=1)
         return np.abs(norm[:, np.newaxis] - norm)
-    result = np.asarray(pairwise_distances(activation, metric=distance), dtype=np.float64)
+    try:
+        result = np.asarray(pairwise_distances(activation, metric=distance), dtype=np.float64)
+    except np.linalg.LinAlgError as error:
+        raise InputError(
+            f"distance: {distance!r} cannot be computed from activations of shape "
+            f"{activation.shape} (sentence, unit): {error}"
+        ) from error
     if not np.isfinite(result).all():
         sentence = int(np.argmin(np.isfinite(result).sum(axis=1)))
         raise InputError(

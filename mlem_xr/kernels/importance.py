@@ -16,6 +16,9 @@ from mlem_xr.kernels.metric import Fit
 _CONSTANT = 1e-12
 """A target whose variance is this small, relative to its mean square, is constant."""
 
+_ROUNDING = 1e-26
+"""The same for a prediction, of which only rounding can make a constant one vary."""
+
 
 class Permutation(NamedTuple):
     """What permuting a feature does to a pair of each pattern, on average: design arrays.
@@ -187,6 +190,7 @@ def scores(
     mse = np.where(varies, held.residual_squared.sum(axis=0) / n, np.nan)
     centred = held.prediction - count @ held.prediction / n
     spread = count @ centred**2 / n
+    varies_too = spread > _ROUNDING * (count @ held.prediction**2 / n)
     covariance = np.einsum("pt,pt->t", centred, total) / n
-    product = np.where(spread > 0, spread * variance, np.nan)
+    product = np.where(varies_too, spread * variance, np.nan)
     return {"r2": 1.0 - mse / variance, "r": covariance / np.sqrt(product), "mse": mse}
