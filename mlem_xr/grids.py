@@ -6,6 +6,7 @@ too long, which `read_grid` cuts to the labels, and never labels without data. L
 first one that was not written.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import xarray as xr
 import zarr
 from filelock import FileLock
 from zarr.codecs import BloscCodec
+from zarr.errors import ZarrUserWarning
 
 COMPRESSOR = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
 """Chosen by measurement, see tests/benchmarks/test_compression.py."""
@@ -127,7 +129,7 @@ def extend(group: zarr.Group, labels: Mapping[str, Iterable[Any]]) -> dict[str, 
         dim: known[dim] + [v for v in dict.fromkeys(values) if v not in known[dim]]
         for dim, values in labels.items()
     }
-    for _, array in group.arrays():
+    for array in _arrays(group).values():
         dims = dims_of(array)
         if dims != (array.basename,):
             shape = [
@@ -175,7 +177,7 @@ def read_grid(
     xr.Dataset
         All arrays, with the labels as coordinates.
     """
-    arrays = dict(group.arrays())
+    arrays = _arrays(group)
     labelled = [name for name, a in arrays.items() if dims_of(a) == (name,)]
     sizes = {name: _n_written(np.asarray(arrays[name][:])) for name in labelled}
     wanted = arrays if names is None else {*labelled, *names}
@@ -196,6 +198,13 @@ def sort_labels(data: xr.Dataset, dims: Iterable[str]) -> xr.Dataset:
         if dim in data.dims and not data.indexes[dim].is_monotonic_increasing:
             data = data.sortby(dim)
     return data
+
+
+def _arrays(group: zarr.Group) -> dict[str, zarr.Array]:
+    with warnings.catch_warnings():
+        # A process that was killed while it wrote leaves a file beside the arrays.
+        warnings.filterwarnings("ignore", ".*partial is not recognized", ZarrUserWarning)
+        return dict(group.arrays())
 
 
 def _n_written(labels: np.ndarray) -> int:

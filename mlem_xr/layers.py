@@ -7,11 +7,13 @@ from mlem_xr.schema import ACTIVATION, CELL, InputError, check_activations
 NET = "net"
 """Label of the layer that holds the units of all layers."""
 
-_LONG_NAMES = {
-    "unit": "position of the unit among the units of all layers",
+UNIT_LABELS = {
     "unit_layer": "layer of the unit",
     "unit_number": "position of the unit in its layer's output",
 }
+"""Coordinates that say which unit of which layer a unit is."""
+
+_LONG_NAMES = {"unit": "position of the unit among the units of all layers"} | UNIT_LABELS
 
 
 def concatenate_layers(activations: xr.Dataset) -> xr.Dataset:

@@ -30,7 +30,7 @@ from mlem_xr.grids import (
     locked,
     read_grid,
 )
-from mlem_xr.layers import NET, concatenate_layers
+from mlem_xr.layers import NET, UNIT_LABELS, concatenate_layers
 from mlem_xr.pieces import Target, compute_and_write, cut_into_pieces, n_layers
 from mlem_xr.progress import progress_bar
 from mlem_xr.schema import CELL, CHECKPOINT, InputError, choose
@@ -200,7 +200,9 @@ def open_results(
     current = (data["computed_from"] == fingerprint) & (data["computed_from"] != "")
     names = list(expected.data_vars)
     values = data[names].map(lambda v: v.where(current, _FILL[v.dtype.kind]))
+    # Those of cells and units are the saved ones; what else is known of units, the analysis knows.
     kept = {k: v for k, v in expected.coords.items() if not set(v.dims) & {*CELL, "unit"}}
+    kept |= {k: v for k, v in expected.coords.items() if v.dims == ("unit",) and k != "unit"}
     opened = values.assign_coords(kept | {"computed_from": data["computed_from"]})
     for name in names:
         opened[name] = (
@@ -327,6 +329,12 @@ def _check_source(result: xr.Dataset, identity: dict[str, str], activations: xr.
             "expected all of them"
         )
     check_whole(result, activations)
+    for name in UNIT_LABELS.keys() & set(result.coords):
+        if not np.array_equal(result[name], activations[name]):
+            raise InputError(
+                "result: its units stand in another order than the store's layers; expected "
+                "concatenate_layers of all layers in their order"
+            )
     stored = activations["fingerprint"].reindex({dim: result[dim] for dim in CHECKPOINT})
     if not (stored == result["fingerprint"]).all():
         raise InputError(

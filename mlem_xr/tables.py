@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mlem_xr.layers import UNIT_LABELS
 from mlem_xr.schema import CELL, InputError, choose
 
 ORIGINAL_NAMES = {
@@ -48,8 +49,9 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        Columns for the labels of the dimensions, then the variables; a variable over folds has a
-        column per fold, such as `alpha_fold0`.
+        Columns for the labels of the dimensions, and for the layer that a unit comes from where
+        layers were concatenated; then the variables, with a column per fold where they have folds,
+        such as `alpha_fold0`.
 
     Raises
     ------
@@ -70,6 +72,9 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
     flat = _without_folds(result[kept].compute())
     scalars = [name for name in CELL if name in flat.coords and name not in flat.dims]
     labels = [*scalars, *(str(dim) for dim in _dimensions(flat))]
+    if "unit" in labels:
+        after = labels.index("unit") + 1
+        labels[after:after] = [name for name in UNIT_LABELS if name in flat.coords]
     plain = flat.drop_vars([name for name in flat.coords if name not in labels])
     table = _recorded_cells(plain).reset_index()
     table = table.dropna(subset=list(plain.data_vars), how="all").reset_index(drop=True)
@@ -113,7 +118,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def check_table_path(path: str | Path) -> Path:
-    """Return a path with an extension that `write_table` knows; refuse others.
+    """Return a path that `write_table` can write to; refuse others.
 
     Parameters
     ----------
@@ -124,10 +129,19 @@ def check_table_path(path: str | Path) -> Path:
     -------
     Path
         The path.
+
+    Raises
+    ------
+    InputError
+        If the extension is unknown, or a folder stands there, or a file where its folder would be.
     """
     path = Path(path)
     if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise InputError(f"path: {path}; expected .csv, .csv.gz or .parquet")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir():
+        found = f"{path} is a folder" if path.is_dir() else f"{folder} is no folder"
+        raise InputError(f"path: {found}; expected a file in a folder")
     return path
 
 

@@ -153,6 +153,16 @@ def test_the_concatenated_layers_are_kept_apart(store):
         mx.open_results(store, "multivariate_importance", layer="net")["r2"],
         mx.multivariate_importance(whole)["r2"],
     )
+    reversed_layers = mx.univariate_importance(mx.concatenate_layers(data.sel(layer=[3, 2, 1])))
+    with pytest.raises(InputError, match="units stand in another order than the store's layers"):
+        save(reversed_layers, store)
+    save(mx.top_unit_importance(whole, mx.univariate_importance(whole), k=2), store)
+    for opened in (
+        mx.open_results(store, "univariate_importance", layer="net"),
+        mx.open_results(store, "top_unit_importance", layer="net", k=2),
+    ):
+        assert opened["unit_layer"].values.tolist() == 5 * [1] + 5 * [2] + 5 * [3]
+        assert opened["unit_number"].values.tolist() == 3 * list(range(5))
     layers_apart = mx.open_results(store, "multivariate_importance")
     assert layers_apart["layer"].values.tolist() == [1, 2, 3]
     np.testing.assert_array_equal(layers_apart["r2"], mx.multivariate_importance(data)["r2"])
@@ -289,6 +299,17 @@ def test_another_process_saves_other_layers_of_the_same_chunk(
     assert save(result, path) == {"skipped": 6}
     opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
     xr.testing.assert_equal(opened.compute(), result.compute())
+
+
+def test_what_a_killed_process_left_beside_the_arrays_does_not_matter(store, recwarn):
+    result = mx.multivariate_importance(mx.open_store(store))
+    save(result.sel(seed=[0]), store)
+    for metadata in (store / "results").rglob("r2/zarr.json"):
+        metadata.parent.with_name("zarr.0123.partial").touch()
+    save(result, store)
+    opened = mx.open_results(store, "multivariate_importance")
+    np.testing.assert_array_equal(opened["r2"], result["r2"])
+    assert not recwarn.list
 
 
 def test_results_stand_in_the_order_of_the_store(store):

@@ -35,6 +35,13 @@ def test_a_selection_keeps_its_labels(activations):
     assert set(table["unit"]) == set(range(5))
 
 
+def test_units_of_concatenated_layers_keep_their_layer(activations):
+    table = mx.to_dataframe(mx.univariate_importance(mx.concatenate_layers(activations)))
+    assert table.columns[4:9].tolist() == ["layer", "unit", "unit_layer", "unit_number", "feature"]
+    assert (table["unit"] == 5 * (table["unit_layer"] - 1) + table["unit_number"]).all()
+    assert len(table) == 2 * 2 * 15 * 4
+
+
 def test_what_was_not_recorded_has_no_row(activations):
     activations["activation"][:, 1] = np.nan
     activations["activation"][..., 0, :, 3:] = np.nan
@@ -71,7 +78,7 @@ def test_tables_are_written_and_read(activations, tmp_path, name):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_bad_input_is_named(activations):
+def test_bad_input_is_named(activations, tmp_path):
     result = mx.multivariate_importance(activations)
     with pytest.raises(InputError, match="names: unknown value 'mlem'; known: 'mlem_xr', 'orig"):
         mx.to_dataframe(result, names="mlem")
@@ -79,3 +86,9 @@ def test_bad_input_is_named(activations):
         mx.to_dataframe(result["r2"])
     with pytest.raises(InputError, match="table.txt; expected .csv, .csv.gz or .parquet"):
         mx.write_table(mx.to_dataframe(result), "table.txt")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="folder.csv is a folder; expected a file in a folder"):
+        mx.write_table(mx.to_dataframe(result), tmp_path / "folder.csv")
+    with pytest.raises(InputError, match="file is no folder; expected a file in a folder"):
+        mx.write_table(mx.to_dataframe(result), tmp_path / "file" / "table.csv")
