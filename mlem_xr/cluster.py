@@ -26,9 +26,9 @@ _KEEP_MEMORY = {
 def local_client(n_workers: int | None = None, **options: Any) -> "Client":
     """Start worker processes on this machine and make them what Dask runs on.
 
-    Every worker has one thread: processes do not wait for each other in Python, and each analysis
-    of a layer is a task of its own. On a cluster of machines make a `distributed.Client` of its
-    scheduler instead, for example with `dask_jobqueue.SLURMCluster`; nothing else changes.
+    Every worker has one thread: processes do not wait for each other in Python, and an analysis has
+    many tasks, each over some layers or units. On a cluster of machines make a `distributed.Client`
+    of its scheduler instead, for example with `dask_jobqueue.SLURMCluster`; nothing else changes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Results beside the activations: saved cell by cell, resumed, opened lazily, never stale.
+"""Results beside the activations: saved piece by piece, resumed, opened lazily, never stale.
 
 The results of one analysis with one choice of settings are a grid in the store, at
 `results/<analysis>/<key>`; the key is a hash of the settings, the stimuli and the version of this
@@ -59,10 +59,12 @@ def save_results(
     refresh: Iterable[str] = (),
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Compute a lazy result cell by cell and write it beside the activations.
+    """Compute a lazy result piece by piece and write it beside the activations.
 
     Cells that are current are skipped, so an interrupted, extended or repeated run computes only
-    what is missing. A cell is marked as computed after its values are written.
+    what is missing. A piece is a few layers of one checkpoint and pooling, which are marked as
+    computed after their values are written; an interruption loses the piece that each worker has
+    in hand. Several processes may save into one store at once.
 
     Parameters
     ----------

@@ -88,6 +88,7 @@ def test_units_are_scanned(folder):
     options = ("--pooling", "mean", "--distance", "manhattan", "--mae", "--conditional", "exact")
     found = run("univariate", "s.zarr", *options, "-o", "units.parquet", cwd=folder)
     assert "2 cells computed" in found.stdout
+    assert "units/s" in found.stderr
     table = pd.read_parquet(folder / "units.parquet")
     assert set(table["pooling"]) == {"mean"}
     assert len(table) == 2 * 16

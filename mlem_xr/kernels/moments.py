@@ -215,7 +215,7 @@ def distance_scaling(distance: NDArray, *, min_max: bool) -> tuple[float, float]
     Parameters
     ----------
     distance : ndarray of float64 (sentence, sentence)
-        Symmetric distances.
+        Distances, of which only those above the diagonal are read.
     min_max : bool
         Whether to scale the distances of all pairs to [0, 1] before they are squared.
 
@@ -239,7 +239,7 @@ def distance_moments(
     Parameters
     ----------
     distance : ndarray of float64 (sentence, sentence)
-        Symmetric distances.
+        Distances, of which only those above the diagonal are read.
     shift, scale : float
         As `distance_scaling` returns them.
     first, second, start : ndarray
@@ -280,7 +280,7 @@ def distance_absolute_error(
     Parameters
     ----------
     distance : ndarray of float64 (sentence, sentence)
-        Symmetric distances.
+        Distances, of which only those above the diagonal are read.
     shift, scale : float
         As `distance_scaling` returns them.
     first, second, start : ndarray
