@@ -14,7 +14,7 @@ import mlem_xr as mx
 from mlem_xr.stores import write_checkpoint
 
 N_SEEDS, N_LAYERS, N_UNITS = 25, 12, 768
-N_RUNS = 3
+N_RUNS = 5
 
 
 @pytest.fixture(scope="module")
