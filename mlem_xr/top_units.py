@@ -1,6 +1,7 @@
 """Multivariate importance over the best units of a layer."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import xarray as xr
 
@@ -112,11 +113,9 @@ def top_unit_importance(
     return result.assign_coords({name: activations[name] for name in names})
 
 
-def _counts(k: int | Iterable[int]) -> list[int]:
-    try:
-        numbers = list(k)  # type: ignore[arg-type]
-    except TypeError:
-        numbers = [k]  # type: ignore[list-item]
+def _counts(k: Any) -> list[int]:
+    one = not isinstance(k, Iterable) or getattr(k, "shape", None) == ()
+    numbers = [k] if one else list(k)
     counts = {check_integer("k", n, at_least=1, below=2**31) for n in numbers}
     if not counts:
         raise InputError("k: found no number; expected positive integers")

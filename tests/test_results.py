@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from contextlib import contextmanager
 
 import dask
@@ -10,7 +11,8 @@ import pytest
 import xarray as xr
 
 import mlem_xr as mx
-from mlem_xr import pieces, results
+from mlem_xr import importance, pieces, results
+from mlem_xr.explain import explain_units
 from mlem_xr.schema import InputError
 from mlem_xr.stores import write_checkpoint
 from test_stores import layers, write
@@ -60,6 +62,24 @@ def test_layers_written_at_the_same_time_share_a_chunk(stimuli, tmp_path):
         assert save(result, path) == {"computed": 24}
     opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
     xr.testing.assert_equal(opened.compute(), result.compute())
+
+
+def test_a_single_cell_keeps_several_workers_busy(stimuli, tmp_path, monkeypatch):
+    path = mx.create_store(stimuli, tmp_path / "wide.zarr", pooling=["mean"])
+    write(path, layers(0, n_layers=1, n_units=128).sel(pooling=["mean"]), seed=0)
+    expected = mx.univariate_importance(mx.open_store(path)).compute()
+    both = threading.Barrier(2, timeout=20)
+
+    def wait_for_the_other(*arguments, **options):
+        both.wait()
+        return explain_units(*arguments, **options)
+
+    monkeypatch.setattr(importance, "explain_units", wait_for_the_other)
+    monkeypatch.setattr(importance, "_PAIRS_PER_TASK", 1)
+    with dask.config.set(scheduler="threads", num_workers=2):
+        assert save(mx.univariate_importance(mx.open_store(path)), path) == {"computed": 1}
+    opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
+    xr.testing.assert_equal(opened.compute(), expected)
 
 
 def test_what_is_current_is_not_computed(store, monkeypatch):

@@ -190,7 +190,7 @@ def scores(
     mse = np.where(varies, held.residual_squared.sum(axis=0) / n, np.nan)
     centred = held.prediction - count @ held.prediction / n
     spread = count @ centred**2 / n
-    varies_too = spread > _ROUNDING * (count @ held.prediction**2 / n)
+    predicts = spread > _ROUNDING * (count @ held.prediction**2 / n)
     covariance = np.einsum("pt,pt->t", centred, total) / n
-    product = np.where(varies_too, spread * variance, np.nan)
+    product = np.where(predicts, spread * variance, np.nan)
     return {"r2": 1.0 - mse / variance, "r": covariance / np.sqrt(product), "mse": mse}
