@@ -268,7 +268,7 @@ def test_bad_input_is_named(scan):
     for max_clusters in (1, 2.5):
         with pytest.raises(InputError, match=f"max_clusters: found {max_clusters}"):
             cluster_units(scan, max_clusters=max_clusters)
-    for alpha in (0, 1.5, np.nan):
+    for alpha in (0, 1.5, np.nan, True, "a"):
         with pytest.raises(InputError, match="alpha: found"):
             cluster_units(scan, alpha=alpha)
     with pytest.raises(InputError, match="random_state: found -1"):

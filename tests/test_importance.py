@@ -268,6 +268,11 @@ def test_bad_options_are_named(activations):
         mx.multivariate_importance(activations, folds="blocks")
     with pytest.raises(InputError, match="alphas: found"):
         mx.multivariate_importance(activations, alphas=[0.0, 1.0])
+    for alphas in ([1e-9, 1.0], "a", None):
+        with pytest.raises(InputError, match="alphas: found .*; expected"):
+            mx.multivariate_importance(activations, alphas=alphas)
+    with pytest.raises(InputError, match="features: found 3; expected names"):
+        mx.multivariate_importance(activations, features=3)
     with pytest.raises(InputError, match="random_state: found -1"):
         mx.multivariate_importance(activations, random_state=-1)
     with pytest.raises(InputError, match="activations: 3 sentences; expected at least 4"):
