@@ -334,11 +334,10 @@ def label_outputs(
     if "unit" in leading and "unit" in activations.coords:
         result = result.assign_coords(unit=activations["unit"])
     names = codes["feature"].values.tolist()
+    layers = layer_settings(activations, per_unit="unit" in leading)
     return result.assign_attrs(
         analysis=analysis,
-        settings=json.dumps(
-            settings._asdict() | {"features": names} | layer_settings(activations) | more_settings
-        ),
+        settings=json.dumps(settings._asdict() | {"features": names} | layers | more_settings),
         features=names,
         **stimuli_attributes(activations),
     )

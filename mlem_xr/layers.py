@@ -1,5 +1,7 @@
 """All layers of a network as one, lazily."""
 
+from typing import Any
+
 import xarray as xr
 
 from mlem_xr.schema import ACTIVATION, CELL, InputError, check_activations
@@ -81,19 +83,25 @@ def _one_layer(activation: xr.Variable) -> xr.Variable:
     return activation.chunk({dim: 1 if dim in CELL else -1 for dim in dims})
 
 
-def layer_settings(activations: xr.Dataset) -> dict[str, list[int]]:
+def layer_settings(activations: xr.Dataset, *, per_unit: bool = False) -> dict[str, Any]:
     """Name the layers that were concatenated, as part of the settings of an analysis.
 
     Parameters
     ----------
     activations : xr.Dataset
         Any activations.
+    per_unit : bool
+        Whether the analysis has results per unit. Units are numbered through all layers: where
+        layers have room for more units, because a wider network was recorded, the same number is
+        another unit, and the results are others too.
 
     Returns
     -------
     dict
-        `layers` if they come from `concatenate_layers`, else nothing.
+        `layers`, and `n_units` with `per_unit`, if they come from `concatenate_layers`, else
+        nothing.
     """
     if "unit_layer" not in activations.coords:
         return {}
-    return {"layers": sorted(set(activations["unit_layer"].values.tolist()))}
+    settings: dict[str, Any] = {"layers": sorted(set(activations["unit_layer"].values.tolist()))}
+    return settings | ({"n_units": activations.sizes["unit"]} if per_unit else {})

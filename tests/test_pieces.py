@@ -1,9 +1,21 @@
+"""Pieces of a result: how they are cut, and what happens when several are written at once."""
+
+import threading
+from contextlib import contextmanager
 from itertools import product
 
+import dask
 import pytest
+import xarray as xr
 
+import mlem_xr as mx
+from mlem_xr import importance, pieces, results
+from mlem_xr.explain import explain_units
 from mlem_xr.pieces import cut_into_pieces, n_layers
-from mlem_xr.schema import CELL
+from mlem_xr.schema import CELL, InputError
+from mlem_xr.stores import write_checkpoint
+from test_results import save
+from test_stores import layers, write
 
 
 def cells_of(piece):
@@ -38,3 +50,82 @@ def test_no_piece_is_more_than_a_small_part_of_the_work():
 
 def test_nothing_to_do():
     assert cut_into_pieces([], n_workers=2) == []
+
+
+def test_layers_written_at_the_same_time_share_a_chunk(stimuli, tmp_path):
+    path = mx.create_store(stimuli, tmp_path / "deep.zarr", pooling=["mean"])
+    write(path, layers(0, n_layers=24).sel(pooling=["mean"]), seed=0)
+    result = mx.univariate_importance(mx.open_store(path))
+    with dask.config.set(scheduler="threads", num_workers=8):
+        assert save(result, path) == {"computed": 24}
+    opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
+    xr.testing.assert_equal(opened.compute(), result.compute())
+
+
+def test_a_single_cell_keeps_several_workers_busy(stimuli, tmp_path, monkeypatch):
+    path = mx.create_store(stimuli, tmp_path / "wide.zarr", pooling=["mean"])
+    write(path, layers(0, n_layers=1, n_units=128).sel(pooling=["mean"]), seed=0)
+    expected = mx.univariate_importance(mx.open_store(path)).compute()
+    both = threading.Barrier(2, timeout=20)
+
+    def wait_for_the_other(*arguments, **options):
+        both.wait()
+        return explain_units(*arguments, **options)
+
+    monkeypatch.setattr(importance, "explain_units", wait_for_the_other)
+    monkeypatch.setattr(importance, "_PAIRS_PER_TASK", 1)
+    with dask.config.set(scheduler="threads", num_workers=2):
+        assert save(mx.univariate_importance(mx.open_store(path)), path) == {"computed": 1}
+    opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
+    xr.testing.assert_equal(opened.compute(), expected)
+
+
+@contextmanager
+def meanwhile(action):
+    """Do something once, after the first pieces were computed and before they are written."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def write_later(*arguments):
+            patch.undo()
+            action()
+            pieces._write(*arguments)
+
+        patch.setattr(pieces, "_write", write_later)
+        yield
+
+
+@pytest.mark.parametrize("again", [layers(9), layers(1)], ids=["others", "the same"])
+def test_activations_recorded_again_meanwhile_are_noticed(stimuli, tmp_path, again):
+    """Even the same ones: while they were away, the layers looked like missing ones."""
+    store = mx.create_store(stimuli, tmp_path / "toy.zarr")
+    write(store, layers(1), seed=1)
+    result = mx.multivariate_importance(mx.open_store(store))
+
+    def overwrite():
+        checkpoint = {"model": "toy", "seed": 1, "step": -1}
+        provenance = {"time": "now"}
+        write_checkpoint(store, again, **checkpoint, provenance=provenance, overwrite=True)
+
+    with meanwhile(overwrite), pytest.raises(InputError, match="recorded again while"):
+        save(result.sel(layer=[1], pooling=["mean"]), store)
+    assert mx.list_results(store)["current"].tolist() == [0]
+
+
+@pytest.mark.parametrize("first", [[1], [1, 2, 3, 4, 5], [2, 3], [6]])
+def test_another_process_saves_other_layers_of_the_same_chunk(
+    stimuli, tmp_path, monkeypatch, first
+):
+    path = mx.create_store(stimuli, tmp_path / "deep.zarr", pooling=["mean"])
+    write(path, layers(0, n_layers=6).sel(pooling=["mean"]), seed=0)
+    result = mx.univariate_importance(mx.open_store(path))
+    # Four layers of weights share a chunk, and all six of the smaller variables.
+    monkeypatch.setattr(results, "_CHUNK_BYTES", 4 * result["weight"][0, 0, 0, 0, 0].nbytes)
+    rest = [layer for layer in range(1, 7) if layer not in first]
+    with (
+        dask.config.set(scheduler="sync", num_workers=1),
+        meanwhile(lambda: save(result.sel(layer=rest), path)),
+    ):
+        assert save(result.sel(layer=first), path) == {"computed": len(first)}
+    assert save(result, path) == {"skipped": 6}
+    opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
+    xr.testing.assert_equal(opened.compute(), result.compute())

@@ -2,19 +2,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
-from contextlib import contextmanager
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
 
 import mlem_xr as mx
-from mlem_xr import importance, pieces, results
-from mlem_xr.explain import explain_units
+from mlem_xr import results
 from mlem_xr.schema import InputError
-from mlem_xr.stores import write_checkpoint
 from test_stores import layers, write
 
 CELL = ["model", "seed", "step", "pooling", "layer"]
@@ -52,34 +47,6 @@ def test_saved_results_are_those_computed(store, function):
         np.testing.assert_array_equal(opened[name], variable)
         assert opened[name].attrs == variable.attrs
     assert save(result, store) == {"skipped": 18, "not recorded": 6}
-
-
-def test_layers_written_at_the_same_time_share_a_chunk(stimuli, tmp_path):
-    path = mx.create_store(stimuli, tmp_path / "deep.zarr", pooling=["mean"])
-    write(path, layers(0, n_layers=24).sel(pooling=["mean"]), seed=0)
-    result = mx.univariate_importance(mx.open_store(path))
-    with dask.config.set(scheduler="threads", num_workers=8):
-        assert save(result, path) == {"computed": 24}
-    opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
-    xr.testing.assert_equal(opened.compute(), result.compute())
-
-
-def test_a_single_cell_keeps_several_workers_busy(stimuli, tmp_path, monkeypatch):
-    path = mx.create_store(stimuli, tmp_path / "wide.zarr", pooling=["mean"])
-    write(path, layers(0, n_layers=1, n_units=128).sel(pooling=["mean"]), seed=0)
-    expected = mx.univariate_importance(mx.open_store(path)).compute()
-    both = threading.Barrier(2, timeout=20)
-
-    def wait_for_the_other(*arguments, **options):
-        both.wait()
-        return explain_units(*arguments, **options)
-
-    monkeypatch.setattr(importance, "explain_units", wait_for_the_other)
-    monkeypatch.setattr(importance, "_PAIRS_PER_TASK", 1)
-    with dask.config.set(scheduler="threads", num_workers=2):
-        assert save(mx.univariate_importance(mx.open_store(path)), path) == {"computed": 1}
-    opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
-    xr.testing.assert_equal(opened.compute(), expected)
 
 
 def test_what_is_current_is_not_computed(store, monkeypatch):
@@ -188,6 +155,24 @@ def test_the_concatenated_layers_are_kept_apart(store):
     np.testing.assert_array_equal(layers_apart["r2"], mx.multivariate_importance(data)["r2"])
 
 
+def test_results_of_concatenated_layers_are_not_mixed_with_those_of_more_units(store):
+    """A wider network shifts the numbers of the units."""
+
+    def analyses():
+        whole = mx.concatenate_layers(mx.open_store(store).sel(model=["toy"]))
+        scan = mx.univariate_importance(whole)
+        best = mx.top_unit_importance(whole, scan, k=2)
+        return scan, best, mx.cluster_units(scan), mx.multivariate_importance(whole)
+
+    for result in analyses():
+        assert save(result, store)["computed"] == 4
+    write(store, layers(5, n_units=7), model="wide", seed=0)
+    for result, done in zip(analyses(), [*3 * ["computed"], "skipped"], strict=True):
+        assert save(result, store)[done] == 4
+    opened = mx.open_results(store, "univariate_importance", layer="net").sel(model=["toy"])
+    xr.testing.assert_equal(opened.drop_vars("computed_from").compute(), analyses()[0].compute())
+
+
 def test_top_units_and_clusters_are_saved_too(store):
     data = mx.open_store(store)
     scan = mx.univariate_importance(data)
@@ -270,55 +255,6 @@ def test_what_is_derived_from_stale_results_is_not_saved(store):
     assert save(groups, store) == {"computed": 12, "not available": 6, "not recorded": 6}
     fresh = mx.cluster_units(mx.univariate_importance(mx.open_store(store)))
     assert save(fresh, store)["computed"] == 6
-
-
-@contextmanager
-def meanwhile(action):
-    """Do something once, after the first pieces were computed and before they are written."""
-    with pytest.MonkeyPatch.context() as patch:
-
-        def write_later(*arguments):
-            patch.undo()
-            action()
-            pieces._write(*arguments)
-
-        patch.setattr(pieces, "_write", write_later)
-        yield
-
-
-@pytest.mark.parametrize("again", [layers(9), layers(1)], ids=["others", "the same"])
-def test_activations_recorded_again_meanwhile_are_noticed(store, again):
-    """Even the same ones: while they were away, the layers looked like missing ones."""
-    result = mx.multivariate_importance(mx.open_store(store)).sel(seed=[1], model=["toy"])
-
-    def overwrite():
-        checkpoint = {"model": "toy", "seed": 1, "step": -1}
-        provenance = {"time": "now"}
-        write_checkpoint(store, again, **checkpoint, provenance=provenance, overwrite=True)
-
-    with meanwhile(overwrite), pytest.raises(InputError, match="recorded again while"):
-        save(result.sel(layer=[1], pooling=["mean"]), store)
-    assert mx.list_results(store)["current"].tolist() == [0]
-
-
-@pytest.mark.parametrize("first", [[1], [1, 2, 3, 4, 5], [2, 3], [6]])
-def test_another_process_saves_other_layers_of_the_same_chunk(
-    stimuli, tmp_path, monkeypatch, first
-):
-    path = mx.create_store(stimuli, tmp_path / "deep.zarr", pooling=["mean"])
-    write(path, layers(0, n_layers=6).sel(pooling=["mean"]), seed=0)
-    result = mx.univariate_importance(mx.open_store(path))
-    # Four layers of weights share a chunk, and all six of the smaller variables.
-    monkeypatch.setattr(results, "_CHUNK_BYTES", 4 * result["weight"][0, 0, 0, 0, 0].nbytes)
-    rest = [layer for layer in range(1, 7) if layer not in first]
-    with (
-        dask.config.set(scheduler="sync", num_workers=1),
-        meanwhile(lambda: save(result.sel(layer=rest), path)),
-    ):
-        assert save(result.sel(layer=first), path) == {"computed": len(first)}
-    assert save(result, path) == {"skipped": 6}
-    opened = mx.open_results(path, "univariate_importance").drop_vars("computed_from")
-    xr.testing.assert_equal(opened.compute(), result.compute())
 
 
 def test_what_a_killed_process_left_beside_the_arrays_does_not_matter(store, recwarn):
