@@ -4,7 +4,10 @@ Everything here is plain data and plain checks; the rest of the package imports 
 nothing of ours.
 """
 
+import sys
+import warnings
 from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,10 @@ import xarray as xr
 CHECKPOINT = ("model", "seed", "step")
 """Dimensions that name one set of weights."""
 
-CELL = (*CHECKPOINT, "pooling", "layer")
+REPRESENTATION = (*CHECKPOINT, "pooling", "layer")
 """Dimensions that name one matrix of activations (sentence x unit)."""
 
-ACTIVATION = (*CELL, "sentence", "unit")
+ACTIVATION = (*REPRESENTATION, "sentence", "unit")
 """Dimensions of the activations, in the order in which they are stored."""
 
 POOLINGS = ("first-token", "mean", "last-token")
@@ -24,6 +27,9 @@ POOLINGS = ("first-token", "mean", "last-token")
 
 FINAL_STEP = -1
 """The step of a network whose training step is final or not stated."""
+
+MIN_SENTENCES = 4
+"""Two folds need two training sentences each."""
 
 DIMENSIONS = {
     "model": "name of the network",
@@ -78,8 +84,12 @@ def choose(argument: str, value: Hashable, known: Iterable[Any]) -> Any:
     known = list(known)
     if value in known:
         return value
-    listed = ", ".join(repr(_plain(k)) for k in known) or "none"
-    raise InputError(f"{argument}: unknown value {_plain(value)!r}; known: {listed}")
+    raise InputError(f"{argument}: unknown value {_plain(value)!r}; known: {listed(known)}")
+
+
+def listed(values: Iterable[Any]) -> str:
+    """List values for an error: `'a', 'b'`, or `none`."""
+    return ", ".join(repr(_plain(value)) for value in values) or "none"
 
 
 def check_integer(argument: str, value: Any, *, at_least: int = 0, below: int | None = None) -> int:
@@ -154,7 +164,7 @@ def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.D
     Parameters
     ----------
     data : xr.Dataset
-        Anything with labelled dimensions.
+        Anything with labeled dimensions.
     labels : mapping of str to iterable or None
         Dimension to labels to keep, of which repetitions do not count; None or an empty list keeps
         all of them.
@@ -208,18 +218,20 @@ def check_activations(activations: xr.Dataset) -> None:
     if not isinstance(activations, xr.Dataset):
         raise InputError(f"activations: expected an xarray Dataset, found {type(activations)}")
     if "activation" not in activations.data_vars:
-        found = ", ".join(map(repr, activations.data_vars)) or "none"
+        found = listed(activations.data_vars)
         raise InputError(f"activations: no variable 'activation'; found: {found}")
     variable = activations["activation"]
-    missing = {"sentence", "unit"} - set(variable.dims)
+    missing = [dim for dim in ("sentence", "unit") if dim not in variable.dims]
     if missing:
         raise InputError(
-            f"activations: 'activation' has dimensions {variable.dims}, which lack {missing}"
+            f"activations: 'activation' has the dimensions {listed(variable.dims)}, "
+            f"which lack {listed(missing)}"
         )
-    unknown = set(variable.dims) - set(ACTIVATION)
+    unknown = [dim for dim in variable.dims if dim not in ACTIVATION]
     if unknown:
         raise InputError(
-            f"activations: 'activation' has unknown dimensions {unknown}; known: {ACTIVATION}"
+            f"activations: 'activation' has unknown dimensions: {listed(unknown)}; "
+            f"known: {listed(ACTIVATION)}"
         )
     if not np.issubdtype(variable.dtype, np.floating):
         raise InputError(
@@ -273,6 +285,15 @@ def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> l
     if len(set(chosen)) < len(chosen):
         raise InputError(f"features: some are named twice in {chosen}")
     return list(chosen)
+
+
+def warn(message: str) -> None:
+    """Warn the user, at the line outside this package that led here."""
+    package = str(Path(__file__).parent)
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def _plain(value: Any) -> Any:

@@ -3,9 +3,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from helpers import N
 from mlem_xr.stimuli.table import from_dataframe
-
-N = 40
 
 
 @pytest.fixture
@@ -42,8 +41,3 @@ def activations(stimuli: xr.Dataset) -> xr.Dataset:
     }
     data = xr.Dataset({"activation": (dims, values.astype(np.float32))}, labels)
     return data.assign_coords(stimuli.coords).assign_attrs(stimuli.attrs)
-
-
-def lazy(activations: xr.Dataset, **chunks: int) -> xr.Dataset:
-    """Make the activations lazy, as a store does, and leave the coordinates in memory."""
-    return activations.assign(activation=activations["activation"].chunk(chunks or {"layer": 1}))

@@ -185,7 +185,7 @@ def start_recording(template, store, *seeds) -> subprocess.Popen:
     source = """
         import logging, sys
         import networks
-        from mlem_xr.recording import record
+        from mlem_xr.networks.recording import record
 
         logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
         template, store, *seeds = sys.argv[1:]

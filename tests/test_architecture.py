@@ -1,6 +1,9 @@
-"""The way through the code: imports run downwards only, and what is slow to import waits."""
+"""The way through the code: rooms by subject, imports that run downwards, and what waits."""
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,79 +14,88 @@ import mlem_xr as mx
 
 PACKAGE = Path(mx.__file__).parent
 
-LAYERS = [
-    {"schema", "progress", "tasks", "cluster"},
-    {"kernels", "stimuli"},
-    {"checkpoints", "grids"},
-    {"features", "pooling"},
-    {"stores", "layers"},
-    {"recording", "pairs"},
-    {"cells"},
-    {"distances", "decoding", "statistics"},
-    {"explain", "mds", "clusters", "describe"},
-    {"importance"},
-    {"top_units"},
-    {"analyses", "tables", "pieces"},
-    {"results"},
-    {"plot"},
-    {"demo"},
-    {"cli", "__init__"},
-]
-"""From the bottom to the top; a module imports those below it."""
+ROOMS = {
+    "schema": set(),
+    "kernels": set(),
+    "running": set(),
+    "stimuli": {"schema", "kernels", "running"},
+    "analyses": {"schema", "kernels", "running", "stimuli"},
+    "store": {"schema", "running", "stimuli", "analyses"},
+    "networks": {"schema", "running", "stimuli", "store"},
+    "plot": {"schema", "running"},
+}
+"""What each folder may import besides itself. The command line and the package's own list of
+public names import anything."""
+
+TORCH = {"torch", "transformers", "safetensors", "tokenizers"}
 
 
 def modules():
-    return sorted(path for path in PACKAGE.rglob("*.py"))
+    return sorted(PACKAGE.rglob("*.py"))
 
 
-def imported(path):
-    """Names of our modules that a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlem_xr"):
-            below = node.module.split(".")[1:]
-            names |= {below[0]} if below else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names |= {
-                part[1] if len(part := alias.name.split(".")) > 1 else "__init__"
-                for alias in node.names
-                if alias.name.startswith("mlem_xr")
-            }
-    return names
-
-
-def stage(path):
+def room(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_run_downwards(path):
-    level = {name: height for height, names in enumerate(LAYERS) for name in names}
-    own = stage(path)
-    for name in imported(path) - {own}:
-        if own == "kernels":
-            assert name == "schema"
-        elif own != "cli":
-            assert level[name] < level[own], f"{own} imports {name}"
+def imported(path):
+    """Dotted names of the modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_nothing_imports_plot_and_the_command_line_but_those_who_draw():
+def rooms_imported(path):
+    parts = (name.split(".") for name in imported(path))
+    return {part[1] for part in parts if part[0] == "mlem_xr"}
+
+
+def test_every_folder_has_its_rule():
+    rooms = {room(path) for path in modules()}
+    assert rooms == {*ROOMS, "cli", "__init__"}
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_imports_run_downwards(name):
     for path in modules():
-        if stage(path) not in ("plot", "cli", "demo", "__init__"):
-            assert not imported(path) & {"plot", "cli", "demo"}, path
+        if room(path) == name:
+            assert rooms_imported(path) <= {name, *ROOMS[name]}, path
+
+
+@pytest.mark.parametrize("name", ["kernels", "schema"])
+def test_the_ground_imports_nothing_of_ours(name):
+    assert ROOMS[name] == set()
+    assert any(room(path) == name for path in modules())
 
 
 def test_kernels_know_arrays_only():
     for path in (PACKAGE / "kernels").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {"xarray", "dask", "zarr", "pandas"} & {n.split(".")[0] for n in names}, path
+        found = {name.split(".")[0] for name in imported(path)}
+        assert not {"xarray", "dask", "zarr", "pandas", "distributed"} & found, path
 
 
-def test_no_file_is_long():
+def test_torch_is_imported_where_networks_run_alone():
     for path in modules():
-        assert len(path.read_text().splitlines()) <= 420, path
+        if room(path) != "networks":
+            assert not TORCH & {name.split(".")[0] for name in imported(path)}, path
+
+
+def packages():
+    found = [mx]
+    for info in pkgutil.walk_packages(mx.__path__, "mlem_xr."):
+        if info.ispkg:
+            found.append(importlib.import_module(info.name))
+    return found
+
+
+@pytest.mark.parametrize("package", packages(), ids=lambda package: package.__name__)
+def test_no_module_is_shadowed_by_a_function_of_its_name(package):
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        assert getattr(package, info.name) is module
 
 
 def test_what_is_slow_to_import_waits():
@@ -95,6 +107,19 @@ def test_what_is_slow_to_import_waits():
     assert found.stdout.strip() == "[]"
 
 
-def test_public_names_exist():
+def test_public_names_exist_and_nothing_else_does():
     for name in mx.__all__:
         assert getattr(mx, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = mx.nonsense
+    assert not hasattr(mx, "nonsense")
+
+
+def test_public_functions_are_documented_with_an_example():
+    for name in mx.__all__:
+        function = getattr(mx, name)
+        if inspect.isfunction(function):
+            text = inspect.getdoc(function)
+            assert "Examples\n" in text, name
+            assert "Parameters\n" in text or not inspect.signature(function).parameters, name
+            assert "Returns\n" in text or name.startswith("write"), name

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlem_xr.checkpoints import (
+from mlem_xr.networks.checkpoints import (
     SERIES,
     Checkpoint,
     known_seeds,

@@ -1,5 +1,8 @@
 """The command line as a person runs it: real processes, exit codes, files."""
 
+import inspect
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +12,9 @@ import pandas as pd
 import pytest
 
 import mlem_xr as mx
+from helpers import layers, write
+from mlem_xr.analyses import ANALYSES
 from networks import SENTENCES, save_bert, stimuli
-from test_stores import layers, write
 
 COMMAND = Path(sys.executable).with_name("mlem-xr")
 
@@ -66,28 +70,30 @@ def test_the_steps_by_hand(folder):
     assert "network" in shown
     assert "layer: 1, 2" in shown
     found = run("multivariate", "s.zarr", "--layer", 1, "-o", "profile.csv", cwd=folder)
-    assert "3 cells computed" in found.stdout
+    assert "3 representations computed" in found.stderr
     table = pd.read_csv(folder / "profile.csv")
     assert set(table["layer"]) == {1}
     expected = mx.multivariate_importance(mx.open_store(folder / "s.zarr")).sel(layer=1)
     np.testing.assert_allclose(table["importance"], expected["importance"].values.ravel())
     twice = ("--layer", 1, "--layer", 1, "-o", "twice.csv")
-    assert "3 cells skipped" in run("multivariate", "s.zarr", *twice, cwd=folder).stdout
+    assert "3 representations skipped" in run("multivariate", "s.zarr", *twice, cwd=folder).stderr
     pd.testing.assert_frame_equal(pd.read_csv(folder / "twice.csv"), table)
     found = run("multivariate", "s.zarr", cwd=folder)
-    assert "3 cells computed" in found.stdout
-    assert "3 cells skipped" in found.stdout
+    assert "3 representations computed, 3 skipped" in found.stderr
     found = run("multivariate", "s.zarr", "--refresh", "importance", cwd=folder)
-    assert "6 cells computed" in found.stdout
+    assert "6 representations computed" in found.stderr
     run("plot", "feature-importance", "s.zarr", "-o", "p.png", "--linear", cwd=folder)
     assert (folder / "p.png").read_bytes()[:4] == b"\x89PNG"
-    assert "multivariate_importance" in run("info", "s.zarr", cwd=folder).stdout
+    shown = run("info", "s.zarr", cwd=folder).stdout
+    assert re.search(r"multivariate_importance +default settings +.* 6 +0", shown)
+    shown = run("info", "s.zarr", "--detail", cwd=folder).stdout
+    assert len(re.findall(r"multivariate_importance +default settings .* current", shown)) == 6
 
 
 def test_units_are_scanned(folder):
     options = ("--pooling", "mean", "--distance", "manhattan", "--mae", "--conditional", "exact")
     found = run("univariate", "s.zarr", *options, "-o", "units.parquet", cwd=folder)
-    assert "2 cells computed" in found.stdout
+    assert "2 representations computed" in found.stderr
     assert "units/s" in found.stderr
     table = pd.read_parquet(folder / "units.parquet")
     assert set(table["pooling"]) == {"mean"}
@@ -100,20 +106,73 @@ def test_units_are_scanned(folder):
 
 def test_the_other_analyses(folder):
     found = run("mds", "s.zarr", "--init", "classical", "-o", "mds.csv", cwd=folder)
-    assert "6 cells computed" in found.stdout
+    assert "6 representations computed" in found.stderr
     assert set(pd.read_csv(folder / "mds.csv")["axis"]) == {0, 1}
-    assert "6 cells skipped" in run("mds", "s.zarr", "--init", "classical", cwd=folder).stdout
+    again = run("mds", "s.zarr", "--init", "classical", cwd=folder)
+    assert "6 representations skipped" in again.stderr
     options = ("--init", "classical", "--layer", 1, "--color", "number")
     run("plot", "mds", "s.zarr", *options, "-o", "mds.png", cwd=folder)
     assert (folder / "mds.png").read_bytes()[:4] == b"\x89PNG"
     found = run("decoding", "s.zarr", "--names", "original", "-o", "auc.csv", cwd=folder)
-    assert "6 cells computed" in found.stdout
+    assert "6 representations computed" in found.stderr
     table = pd.read_csv(folder / "auc.csv")
     assert set(table["Method"]) == {"Decoding"}
     assert {"Feature", "AUC", "std", "sem", "pval", "layer"} <= set(table.columns)
     run("univariate", "s.zarr", cwd=folder)
     run("plot", "unit-distribution", "s.zarr", "--show", "r2", "-o", "u.html", cwd=folder)
     assert (folder / "u.html").stat().st_size > 10_000
+
+
+def test_analyses_of_a_scan_save_the_scan_too(folder):
+    options = ("--pooling", "mean", "--univariate-zscore", "--univariate-random-state", 3)
+    found = run("top-units", "s.zarr", "--k", 2, "--k", 1, *options, "-o", "top.csv", cwd=folder)
+    assert "univariate_importance: 2 representations computed" in found.stderr
+    assert "top_unit_importance: 2 representations computed" in found.stderr
+    assert "largest importance" in found.stdout
+    assert set(pd.read_csv(folder / "top.csv")["k"]) == {1, 2}
+    data = mx.open_store(folder / "s.zarr").sel(pooling=["mean"])
+    scan = mx.univariate_importance(data, zscore=True, random_state=3)
+    best = mx.top_unit_importance(data, scan, k=[1, 2])
+    nested = {"zscore": True, "random_state": 3}
+    opened = mx.open_results(
+        folder / "s.zarr", "top_unit_importance", k=[1, 2], univariate=nested
+    ).sel(pooling=["mean"])
+    np.testing.assert_array_equal(opened["importance"], best["importance"])
+    found = run("clusters", "s.zarr", "--scale", "none", *options, "-o", "c.csv", cwd=folder)
+    assert "univariate_importance: 2 representations skipped" in found.stderr
+    groups = mx.cluster_units(scan, scale=None)
+    assert len(pd.read_csv(folder / "c.csv")) == 2 * 16
+    opened = mx.open_results(folder / "s.zarr", "cluster_units", scale=None).sel(pooling=["mean"])
+    np.testing.assert_array_equal(opened["cluster"], groups["cluster"])
+    run("correct-p-values", "s.zarr", "--method", "holm-sidak", *options, "-o", "p.csv", cwd=folder)
+    corrected = mx.to_dataframe(mx.correct_p_values(scan, method="holm-sidak"))
+    np.testing.assert_allclose(pd.read_csv(folder / "p.csv")["p_value"], corrected["p_value"])
+    shown = run("info", "s.zarr", cwd=folder).stdout
+    assert re.search(
+        r"top_unit_importance +k 1, 2; univariate \(zscore True; random_state 3\)", shown
+    )
+
+
+def test_every_analysis_has_a_command_with_all_its_options():
+    assert "multivariate" in run("--help").stdout
+    for analysis in ANALYSES.values():
+        shown = run(analysis.command, "--help").stdout
+        assert analysis.help in " ".join(shown.split())
+        for name in analysis.options.names():
+            flag = (analysis.options.spec(name).metadata["flag"] or name).replace("_", "-")
+            assert re.search(rf"--{flag}\b", shown), f"{analysis.command} has no --{flag}"
+
+
+def test_the_command_line_has_the_defaults_of_the_library(folder):
+    """An option that is not given is the library's own; special tokens stand in both."""
+    for command, analysis in (("multivariate", "multivariate_importance"), ("mds", "mds")):
+        run(command, "s.zarr", cwd=folder)
+        settings = mx.open_results(folder / "s.zarr", analysis).attrs["settings"]
+        defaults = ANALYSES[analysis].options.defaults()
+        assert {name: settings[name] for name in defaults} == defaults
+    provenance = json.loads(mx.open_store(folder / "s.zarr")["provenance"].item())
+    default = inspect.signature(mx.record).parameters["add_special_tokens"].default
+    assert provenance["tokenizer"]["add_special_tokens"] == default
 
 
 def test_a_second_recording_is_skipped(folder):
@@ -156,12 +215,12 @@ def test_a_selection_without_records_is_named(tmp_path):
     write(path, layers(0, n=sentences.sizes["sentence"]), seed=0)
     write(path, layers(1, n=sentences.sizes["sentence"]), model="other", seed=1)
     message = fails("multivariate", path, "--model", "other", "--seed", 0)
-    assert message == "error: selection: nothing is recorded for it; see mlem-xr info"
+    assert message.startswith("error: result: nothing to save, as there are 9 representations not")
 
 
 def test_the_demonstration_finds_everything_there_the_second_time(tmp_path):
     first = run("demo", "--folder", "stores", cwd=tmp_path)
-    assert "18 cells computed" in first.stdout
+    assert "18 representations computed" in first.stderr
     assert "sentence_GROUP" in first.stdout
     for kind in ("png", "html"):
         assert (tmp_path / "stores" / f"demo_feature_importance.{kind}").stat().st_size > 10_000

@@ -1,4 +1,3 @@
-import json
 import warnings
 
 import dask
@@ -10,11 +9,12 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
 import mlem_xr as mx
-from conftest import lazy
-from mlem_xr.clusters import cluster_units
+from helpers import lazy
+from mlem_xr.analyses.clusters import cluster_units
+from mlem_xr.analyses.corrections import correct_p_values
 from mlem_xr.schema import InputError
-from mlem_xr.statistics import correct_p_values
 
+SCANNED = {"analysis": "univariate_importance", "zscore": False}
 SCALES = ("relative", "zscore", None)
 
 
@@ -33,7 +33,7 @@ def scan() -> xr.Dataset:
     return xr.Dataset(
         {"importance": (dims, importance), "p_value": (dims, p_value), "r2": (dims[:3], r2)},
         {"seed": [0, 1], "layer": [1, 2], "unit": np.arange(30), "source": ("seed", ["x", "y"])},
-        {"analysis": "univariate_importance", "settings": '{"zscore": false}', "stimuli": "s"},
+        {"analysis": "univariate_importance", "settings": {"zscore": False}, "stimuli": "s"},
     )
 
 
@@ -144,14 +144,14 @@ def test_dims_and_labels(scan):
     assert set(result.coords) == set(scan.coords)
     assert result.attrs["analysis"] == "cluster_units"
     assert result.attrs["stimuli"] == "s"
-    assert json.loads(result.attrs["settings"]) == {
+    assert result.attrs["settings"] == {
         **{"scale": "relative", "alpha": 0.01, "correction": None, "max_clusters": 6},
-        **{"random_state": 3, "univariate": {"zscore": False}},
+        **{"random_state": 3, "univariate": SCANNED},
     }
     xr.testing.assert_identical(result, cluster_units(scan, correction=None, random_state=3))
 
 
-def test_a_single_cell_and_a_turned_result_will_do(scan):
+def test_a_single_representation_and_a_turned_result_will_do(scan):
     result = cluster_units(scan)
     part = cluster_units(scan.isel(seed=1, layer=0))
     xr.testing.assert_equal(part, result.isel(seed=1, layer=0))

@@ -5,7 +5,8 @@ import xarray as xr
 import mlem_xr as mx
 import plain
 from mlem_xr.kernels.conditional import residuals
-from mlem_xr.pairs import feature_codes, pair_design
+from mlem_xr.kernels.design import pair_design
+from mlem_xr.stimuli.pairs import feature_codes
 
 
 @pytest.fixture

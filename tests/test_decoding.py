@@ -1,4 +1,3 @@
-import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,14 +12,14 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import mlem_xr.kernels.decoding as kernel
-from conftest import lazy
-from mlem_xr.decoding import decoding_baseline
-from mlem_xr.kernels.decoding import OUTPUTS, decoding, fold_auc, weighted_auc
-from mlem_xr.kernels.distances import standardise
-from mlem_xr.pairs import feature_codes
+from helpers import lazy
+from mlem_xr.analyses.decoding import DecodingOptions, decoding_baseline
+from mlem_xr.kernels.decoding import decode, fold_auc, weighted_auc
+from mlem_xr.kernels.distances import standardize
 from mlem_xr.schema import InputError
+from mlem_xr.stimuli.pairs import feature_codes
 
-CELL = {"model": 0, "seed": 1, "step": 0, "pooling": 1, "layer": 2}
+WHERE = {"model": 0, "seed": 1, "step": 0, "pooling": 1, "layer": 2}
 
 
 def plain_auc(activation, label, *, random_state=0):
@@ -94,8 +93,15 @@ def test_summary_of_the_folds():
     auc = plain_auc(activation, label)
     error = auc.std(ddof=1) / np.sqrt(3)
     p_value = 2 * norm.sf(abs(auc.mean() - 0.5) / error)
+    found = decode(activation, label[:, np.newaxis], DecodingOptions())
+    assert list(found) == ["auc", "std", "std_error", "p_value"]
     expected = [auc.mean(), auc.std(ddof=1), error, p_value]
-    np.testing.assert_allclose(decoding(activation, label), expected, rtol=1e-6)
+    np.testing.assert_allclose([value[0] for value in found.values()], expected, rtol=1e-6)
+
+
+def test_equal_areas_of_one_half_have_a_p_value_of_one():
+    found = kernel.summarize(np.array([[0.5, 0.5, 0.5], [1.0, 1.0, 1.0], [np.nan] * 3]))
+    np.testing.assert_array_equal(found["p_value"], [1, 0, np.nan])
 
 
 def test_activations_of_any_size_can_be_decoded():
@@ -109,30 +115,29 @@ def test_activations_of_any_size_can_be_decoded():
 
 
 @pytest.mark.parametrize("options", [{}, {"zscore": True}, {"random_state": 5}], ids=str)
-def test_decoding_baseline_is_the_kernel_in_each_cell(activations, options):
+def test_decoding_baseline_is_the_kernel_in_each_representation(activations, options):
     result = decoding_baseline(activations, features=["gender", "number"], **options)
-    codes = feature_codes(activations, ["gender", "number"])
-    activation = activations["activation"].isel(CELL).values
-    for name in ("gender", "number"):
-        part = result.isel(CELL).sel(feature=name)
-        expected = decoding(activation, codes.sel(feature=name).values, **options)
-        np.testing.assert_array_equal([part[output].item() for output in OUTPUTS], expected)
+    codes = feature_codes(activations, ["gender", "number"]).values
+    activation = activations["activation"].isel(WHERE).values
+    expected = decode(activation, codes, DecodingOptions(**options))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(result[name].isel(WHERE), values)
 
 
 def test_undefined_values_are_a_class(activations):
     gender = activations["gender"].values
     label = np.unique([str(value) for value in gender], return_inverse=True)[1]
     assert len(np.unique(label)) == 3
-    activation = activations["activation"].isel(CELL).values
-    result = decoding_baseline(activations.isel(CELL), features=["gender"])
+    activation = activations["activation"].isel(WHERE).values
+    result = decoding_baseline(activations.isel(WHERE), features=["gender"])
     expected = plain_auc(activation.astype(np.float64), label).mean()
     assert result["auc"].item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_zscore_standardises_every_unit(activations):
     activations["activation"][..., 3] *= 1000
-    part = activations.isel(CELL)
-    scaled = part.assign(activation=(("sentence", "unit"), standardise(part["activation"].values)))
+    part = activations.isel(WHERE)
+    scaled = part.assign(activation=(("sentence", "unit"), standardize(part["activation"].values)))
     expected = decoding_baseline(scaled)
     result = decoding_baseline(part, zscore=True)
     xr.testing.assert_allclose(result, expected.assign_attrs(result.attrs))
@@ -159,7 +164,7 @@ def test_a_feature_that_a_unit_carries_is_read_and_noise_is_not():
 
 def test_activations_without_information_have_an_auc_of_a_half(activations):
     activations["activation"][...] = 1.5
-    result = decoding_baseline(activations.isel(CELL))
+    result = decoding_baseline(activations.isel(WHERE))
     assert (result["auc"] == 0.5).all()
     assert (result["std_error"] == 0).all()
     assert (result["p_value"] == 1).all()
@@ -210,7 +215,7 @@ def test_nothing_is_computed_before_it_is_asked_for(activations):
             result.compute()
 
 
-def test_every_feature_of_every_cell_is_a_task(activations):
+def test_every_feature_of_every_representation_is_a_task(activations):
     auc = decoding_baseline(lazy(activations))["auc"]
     assert auc.data.blocks.shape == auc.shape == (1, 2, 1, 2, 3, 4)
 
@@ -227,7 +232,7 @@ def test_dims_labels_and_attributes(activations):
     assert result.attrs["analysis"] == "decoding_baseline"
     assert result.attrs["stimuli_hash"] == activations.attrs["stimuli_hash"]
     settings = {"zscore": False, "random_state": 4, "features": ["number", "gender"]}
-    assert json.loads(result.attrs["settings"]) == settings
+    assert result.attrs["settings"] == settings
 
 
 def test_what_was_not_recorded_stays_nan(activations):
@@ -267,7 +272,7 @@ def test_one_warning_names_the_features_with_too_few_sentences(activations):
 def test_five_sentences_of_a_class_suffice(activations, recwarn):
     rare = activations.assign_coords(number=("sentence", ["sg"] * 35 + ["pl"] * 5))
     for random_state in range(5):
-        result = decoding_baseline(rare.isel(CELL), features=["number"], random_state=random_state)
+        result = decoding_baseline(rare.isel(WHERE), features=["number"], random_state=random_state)
         assert np.isfinite(result["auc"]).all()
     assert not recwarn.list
 

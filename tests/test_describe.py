@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from mlem_xr.describe import describe_stimuli, description_text
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli import generate_stimuli, read_stimuli
+from mlem_xr.stimuli.describe import describe_stimuli, description_text
 
 TABLE = pd.DataFrame(
     {

@@ -5,16 +5,19 @@ import xarray as xr
 
 import mlem_xr as mx
 import plain
-from conftest import lazy
-from mlem_xr.distances import DISTANCES
+from helpers import lazy
+from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.schema import InputError
 
 OUTPUTS = ("importance", "std_error", "p_value", "weight", "alpha", "intercept", "r2", "r", "mse")
 
 
-def plain_profile(activation, stimuli, *, distance, min_max, zscore, folds, random_state, features):
+def plain_profile(
+    activation, stimuli, *, distance, target, min_max, zscore, folds, random_state, features
+):
     x = plain.feature_distances([stimuli[name].values for name in features])
     y = plain.target(activation, distance, min_max=min_max, zscore=zscore)
+    y = y if target == "square" else np.sqrt(y)
     splits = (
         plain.pair_splits(len(y), random_state)
         if folds == "pairs"
@@ -40,13 +43,15 @@ OPTIONS = [
     {"distance": "manhattan"},
     {"distance": "norm_diff"},
     {"distance": "sqeuclidean"},
+    {"target": "none"},
+    {"target": "none", "min_max": False, "zscore": True},
 ]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_multivariate_importance_is_that_of_the_plain_loop(activations, stimuli, options):
     defaults = {
-        **{"distance": "euclidean", "min_max": True, "zscore": False},
+        **{"distance": "euclidean", "target": "square", "min_max": True, "zscore": False},
         **{"folds": "pairs", "random_state": 0, "features": stimuli.attrs["features"]},
     }
     result = mx.multivariate_importance(activations, mae=True, **options)
@@ -60,7 +65,7 @@ def test_multivariate_importance_is_that_of_the_plain_loop(activations, stimuli,
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_univariate_importance_is_that_of_the_plain_loop(activations, stimuli, options):
     defaults = {
-        **{"distance": "euclidean", "min_max": True, "zscore": False},
+        **{"distance": "euclidean", "target": "square", "min_max": True, "zscore": False},
         **{"folds": "pairs", "random_state": 0, "features": stimuli.attrs["features"]},
     }
     result = mx.univariate_importance(activations, mae=True, **options)
@@ -279,7 +284,14 @@ def test_bad_options_are_named(activations):
         mx.multivariate_importance(activations.isel(sentence=slice(0, 3)))
     with pytest.raises(InputError, match="no variable 'activation'"):
         mx.multivariate_importance(activations.rename(activation="values"))
-    with pytest.raises(InputError, match="unknown dimensions {'head'}"):
+    flat = activations.isel(unit=0)
+    with pytest.raises(InputError, match="which lack 'unit'"):
+        mx.multivariate_importance(flat)
+    with pytest.raises(InputError, match="zscore: unknown value 'no'; known: False, True"):
+        mx.multivariate_importance(activations, zscore="no")
+    with pytest.raises(InputError, match="target: unknown value 'cube'; known: 'square', 'none'"):
+        mx.multivariate_importance(activations, target="cube")
+    with pytest.raises(InputError, match="unknown dimensions: 'head'; known: 'model'"):
         mx.multivariate_importance(activations.expand_dims("head"))
 
 

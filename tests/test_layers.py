@@ -4,10 +4,10 @@ import pytest
 import xarray as xr
 
 import mlem_xr as mx
-from conftest import lazy
-from mlem_xr.layers import concatenate_layers
+from helpers import lazy
+from mlem_xr.analyses.layers import concatenate_layers
 from mlem_xr.schema import ACTIVATION, InputError
-from mlem_xr.stores import create_store, write_checkpoint
+from mlem_xr.store.activations import create_store, write_checkpoint
 
 
 def test_every_unit_of_every_layer_is_there(activations):

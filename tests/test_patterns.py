@@ -5,9 +5,12 @@ import pytest
 import xarray as xr
 
 import plain
-from mlem_xr import pairs
+from mlem_xr.kernels.conditional import residuals
+from mlem_xr.kernels.design import fold_labels, pair_design
+from mlem_xr.kernels.errors import Undefined
 from mlem_xr.kernels.patterns import pair_patterns
 from mlem_xr.schema import InputError
+from mlem_xr.stimuli import feature_correlation, feature_distances
 
 
 def random_codes(n, n_features, n_levels=3, seed=0):
@@ -31,8 +34,8 @@ def test_patterns_are_the_distinct_rows_of_feature_distances(n, n_features):
 @pytest.mark.parametrize("folds", ["pairs", "sentences"])
 def test_pairs_are_sorted_by_fold_subset_and_pattern(folds):
     codes = random_codes(30, 3)
-    design = pairs.pair_design(codes, folds=folds, random_state=3)
-    label = pairs.fold_labels(30, folds=folds, random_state=3)
+    design = pair_design(codes, folds=folds, random_state=3)
+    label = fold_labels(30, folds=folds, random_state=3)
     n_groups = design.n_pairs.size
     expected = {g: [] for g in range(n_groups)}
     n_patterns = len(design.pattern)
@@ -51,7 +54,7 @@ def test_pairs_are_sorted_by_fold_subset_and_pattern(folds):
 
 
 def test_folds_of_pairs_are_the_splitters_of_scikit_learn():
-    label = pairs.fold_labels(25, folds="pairs", random_state=5)
+    label = fold_labels(25, folds="pairs", random_state=5)
     for fold, (train, validation, refit, test) in enumerate(plain.pair_splits(300, 5)):
         other = 2 * (1 - fold)
         np.testing.assert_array_equal(np.flatnonzero(label == other), np.sort(train))
@@ -61,7 +64,7 @@ def test_folds_of_pairs_are_the_splitters_of_scikit_learn():
 
 
 def test_folds_of_sentences_keep_every_sentence_on_one_side():
-    label = pairs.fold_labels(25, folds="sentences", random_state=5)
+    label = fold_labels(25, folds="sentences", random_state=5)
     table = list(combinations(range(25), 2))
     for fold, split in enumerate(plain.sentence_splits(25, 5)):
         other = 3 * (1 - fold)
@@ -80,7 +83,7 @@ def test_folds_of_sentences_keep_every_sentence_on_one_side():
 
 
 def test_feature_distances_label_their_pairs(stimuli):
-    result = pairs.feature_distances(stimuli)
+    result = feature_distances(stimuli)
     columns = [stimuli[name].values for name in stimuli.attrs["features"]]
     np.testing.assert_array_equal(result, plain.feature_distances(columns))
     assert result.dtype == np.uint8
@@ -92,40 +95,66 @@ def test_feature_distances_label_their_pairs(stimuli):
 def test_feature_correlation_is_the_correlation_over_all_pairs(stimuli):
     columns = [stimuli[name].values for name in stimuli.attrs["features"]]
     expected = np.corrcoef(plain.feature_distances(columns).T)
-    result = pairs.feature_correlation(stimuli)
+    result = feature_correlation(stimuli)
     np.testing.assert_allclose(result, expected, atol=1e-12)
-    part = pairs.feature_correlation(stimuli, features=["gender", "number"])
+    part = feature_correlation(stimuli, features=["gender", "number"])
     np.testing.assert_allclose(part, expected[np.ix_([3, 0], [3, 0])], atol=1e-12)
 
 
 def test_correlation_of_a_constant_feature_is_undefined(stimuli):
     constant = stimuli.assign_coords(number=("sentence", ["sg"] * 40))
-    result = pairs.feature_correlation(constant)
+    result = feature_correlation(constant)
     assert np.isnan(result.sel(feature="number")).all()
     assert np.isfinite(result.sel(feature="animate", other_feature="gender"))
 
 
 def test_a_pair_takes_four_bytes():
-    design = pairs.pair_design(random_codes(300, 2))
+    design = pair_design(random_codes(300, 2))
     assert design.pairs.first.nbytes + design.pairs.second.nbytes == 4 * 300 * 299 // 2
+
+
+def test_two_designs_are_kept_and_no_more(monkeypatch):
+    built = []
+
+    def counted(codes):
+        built.append(len(codes))
+        return pair_patterns(codes)
+
+    monkeypatch.setattr("mlem_xr.kernels.design.pair_patterns", counted)
+    codes = [random_codes(n, 2, seed=9) for n in (31, 32, 33)]
+    for n in (0, 1, 0, 1, 2, 1, 0):
+        pair_design(codes[n])
+    assert built == [31, 32, 33, 31]
+
+
+def test_the_permutations_of_a_design_are_made_once(monkeypatch):
+    made = []
+
+    def counted(*arguments):
+        made.append(arguments[-2])
+        return residuals(*arguments)
+
+    monkeypatch.setattr("mlem_xr.kernels.design.residuals", counted)
+    design = pair_design(random_codes(34, 3, seed=9))
+    for conditional in (False, "exact", "exact", False):
+        assert design.permutations(conditional) is design.permutations(conditional)
+    assert made == ["exact"] * 2
 
 
 def test_bad_features_are_named(stimuli):
     with pytest.raises(InputError, match="features: unknown value 'tense'; known: 'number'"):
-        pairs.feature_distances(stimuli, features=["tense"])
+        feature_distances(stimuli, features=["tense"])
     with pytest.raises(InputError, match="named twice"):
-        pairs.feature_distances(stimuli, features=["number", "number"])
+        feature_distances(stimuli, features=["number", "number"])
     with pytest.raises(InputError, match="empty list"):
-        pairs.feature_distances(stimuli, features=[])
+        feature_distances(stimuli, features=[])
     with pytest.raises(InputError, match="features: none found"):
-        pairs.feature_distances(xr.Dataset(coords={"sentence": range(5)}))
+        feature_distances(xr.Dataset(coords={"sentence": range(5)}))
     many = {f"f{i}": ("sentence", np.arange(5)) for i in range(65)}
     with pytest.raises(InputError, match="65 found; expected at most 64"):
-        pairs.feature_distances(xr.Dataset(coords=many))
+        feature_distances(xr.Dataset(coords=many))
 
 
 def test_too_few_sentences_for_the_folds_are_refused():
-    with pytest.raises(InputError, match="without training or validation pairs"):
-        pairs.pair_design(random_codes(4, 1), folds="sentences")
-    with pytest.raises(InputError, match="folds: unknown value 'blocks'"):
-        pairs.pair_design(random_codes(4, 1), folds="blocks")
+    with pytest.raises(Undefined, match="folds: 4 sentences .* without training or validation"):
+        pair_design(random_codes(4, 1), folds="sentences")

@@ -76,7 +76,7 @@ def test_a_single_layer_has_error_bars_side_by_side():
 
 
 @pytest.mark.parametrize("layers", [[2], ["net"]])
-def test_error_bars_have_the_colours_of_their_lines(layers):
+def test_error_bars_have_the_colors_of_their_lines(layers):
     result = profile().isel(layer=[1]).assign_coords(layer=layers)
     frame = plot.feature_importance(result, features=FEATURES)
     page = hv.render(frame, backend="bokeh")

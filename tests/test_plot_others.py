@@ -90,7 +90,7 @@ def positions() -> xr.Dataset:
     )
 
 
-def test_mds_draws_every_sentence_by_value_of_the_colour():
+def test_mds_draws_every_sentence_by_value_of_the_color():
     result = positions()
     figure = plot.mds(result, color="tense")
     assert [d.name for d in figure.kdims] == ["layer"]
@@ -114,7 +114,7 @@ def test_mds_groups_few_numbers_and_scales_many():
     assert options["colorbar"]
 
 
-def test_mds_without_colour_and_without_empty_frames():
+def test_mds_without_color_and_without_empty_frames():
     result = positions().position
     result[1] = np.nan
     result[0, 3] = np.nan

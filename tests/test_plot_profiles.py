@@ -219,12 +219,12 @@ def test_the_result_is_not_changed():
     xr.testing.assert_identical(result, before)
 
 
-def test_lines_differ_in_colour_and_in_marker_or_dash():
+def test_lines_differ_in_color_and_in_marker_or_dash():
     figure = plot.feature_importance(profile(), top=6)
     for backend, dash in (("bokeh", "line_dash"), ("matplotlib", "linestyle")):
         cycle = hv.Store.lookup_options(backend, figure.Lines.I["subj_NUM"], "style").kwargs
         looks = [(cycle["color"].values[i], cycle[dash].values[i % 4]) for i in range(6)]
-        assert len({colour for colour, _ in looks}) == 6
+        assert len({color for color, _ in looks}) == 6
         assert len({d for _, d in looks}) == 4
 
 

@@ -12,9 +12,9 @@ import xarray as xr
 from safetensors.torch import load_file, save_file
 
 import networks
-from mlem_xr import stores
-from mlem_xr.recording import pool, record
+from mlem_xr.networks.recording import pool, record
 from mlem_xr.schema import POOLINGS, InputError
+from mlem_xr.store import activations as stores
 
 
 @pytest.fixture
@@ -329,7 +329,8 @@ def test_progress_bar_leaves_stdout_alone(tmp_path, capsys):
     record(networks.stimuli(), tmp_path / "store.zarr", model=folder)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "checkpoints" in shown.err
+    assert "11/11" in shown.err
+    assert "net (seed 0, step -1)" in shown.err
 
 
 def test_settings_of_transformers_are_left_as_they_were(tmp_path, quietly):
@@ -390,7 +391,7 @@ def test_missing_package_names_the_extra(tmp_path, missing):
 
         sys.meta_path.insert(0, Blocker())
         import pandas as pd
-        from mlem_xr.recording import record
+        from mlem_xr.networks.recording import record
         assert not {"torch", "transformers"} & set(sys.modules)
         table = pd.DataFrame({"sentence": list("abcd"), "odd": [1, 0, 1, 0]})
         try:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mlem_xr as mx
-from mlem_xr.demo import MODEL, demo_weights
+from mlem_xr.cli.demo import MODEL, demo_weights
 
 REFERENCE = json.loads(
     Path(__file__).with_name("data").joinpath("original_minilm_short_sentence.json").read_text()

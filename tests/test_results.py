@@ -8,9 +8,9 @@ import pytest
 import xarray as xr
 
 import mlem_xr as mx
-from mlem_xr import results
+from helpers import layers, save, statuses, write
 from mlem_xr.schema import InputError
-from test_stores import layers, write
+from mlem_xr.store import results
 
 CELL = ["model", "seed", "step", "pooling", "layer"]
 
@@ -23,14 +23,6 @@ def store(stimuli, tmp_path):
     write(path, layers(1), seed=1)
     write(path, layers(2, n_layers=2, n_units=4), model="small", seed=0)
     return path
-
-
-def statuses(table):
-    return table["status"].value_counts().to_dict()
-
-
-def save(result, store, **options):
-    return statuses(results.save_results(result, store, progress=False, **options))
 
 
 @pytest.mark.parametrize("function", [mx.multivariate_importance, mx.univariate_importance])
@@ -62,10 +54,10 @@ def test_what_is_current_is_not_computed(store, monkeypatch):
         save(result, store, refresh=["importance"])
 
 
-def test_only_missing_cells_are_computed(store):
+def test_only_missing_representations_are_computed(store):
     result = mx.multivariate_importance(mx.open_store(store))
     assert save(result.sel(seed=1, layer=[1, 3], model="toy"), store) == {"computed": 4}
-    table = results.save_results(result, store, progress=False)
+    table = results.write_results(result, store, progress=False)
     assert statuses(table) == {"computed": 14, "skipped": 4, "not recorded": 6}
     skipped = table[table["status"] == "skipped"]
     assert set(skipped["layer"]) == {1, 3}
@@ -96,7 +88,7 @@ def test_results_of_activations_recorded_again_go_stale(store):
     with pytest.raises(InputError, match="recorded again since it was made"):
         save(result, store)
     fresh = mx.multivariate_importance(mx.open_store(store))
-    table = results.save_results(fresh, store, progress=False)
+    table = results.write_results(fresh, store, progress=False)
     computed = table[table["status"] == "computed"]
     assert len(computed) == 6
     assert set(computed["seed"]) == {1}
@@ -133,16 +125,6 @@ def test_the_concatenated_layers_are_kept_apart(store):
         opened = mx.open_results(store, function.__name__, layer="net")
         assert opened["layer"].values.tolist() == ["net"]
         np.testing.assert_array_equal(opened["importance"], result["importance"])
-    part = mx.multivariate_importance(mx.concatenate_layers(data.sel(layer=[1, 2])))
-    with pytest.raises(InputError, match="10 units; the store has 15"):
-        save(part, store)
-    np.testing.assert_array_equal(
-        mx.open_results(store, "multivariate_importance", layer="net")["r2"],
-        mx.multivariate_importance(whole)["r2"],
-    )
-    reversed_layers = mx.univariate_importance(mx.concatenate_layers(data.sel(layer=[3, 2, 1])))
-    with pytest.raises(InputError, match="units stand in another order than the store's layers"):
-        save(reversed_layers, store)
     save(mx.top_unit_importance(whole, mx.univariate_importance(whole), k=2), store)
     for opened in (
         mx.open_results(store, "univariate_importance", layer="net"),
@@ -153,6 +135,50 @@ def test_the_concatenated_layers_are_kept_apart(store):
     layers_apart = mx.open_results(store, "multivariate_importance")
     assert layers_apart["layer"].values.tolist() == [1, 2, 3]
     np.testing.assert_array_equal(layers_apart["r2"], mx.multivariate_importance(data)["r2"])
+
+
+def test_any_choice_of_concatenated_layers_is_saved_and_opened(store):
+    data = mx.open_store(store)
+    chosen = {some: data.sel(layer=list(some)) for some in [(1, 2), (3, 2, 1), (1, 2, 3)]}
+    for function in (mx.multivariate_importance, mx.univariate_importance):
+        made = {k: function(mx.concatenate_layers(part)) for k, part in chosen.items()}
+        for number, result in enumerate(made.values()):
+            assert save(result, store) == {"computed": 6, "not recorded": 2}
+            if number == 0:
+                # The only one there is need not be named.
+                opened = mx.open_results(store, function.__name__, layer="net")
+                np.testing.assert_array_equal(opened["r2"], result["r2"])
+        for chosen_layers, result in made.items():
+            opened = mx.open_results(store, function.__name__, layer="net", layers=chosen_layers)
+            np.testing.assert_array_equal(opened["importance"], result["importance"])
+            assert opened.attrs["settings"]["layers"] == list(chosen_layers)
+            if "unit" in result.dims:
+                for name in ("unit_layer", "unit_number"):
+                    np.testing.assert_array_equal(opened[name], result[name])
+        # All layers in their order are meant where there are several.
+        opened = mx.open_results(store, function.__name__, layer="net")
+        assert opened.attrs["settings"]["layers"] == [1, 2, 3]
+
+
+def test_concatenated_layers_of_other_units_are_refused(store):
+    data = mx.open_store(store)
+    with pytest.raises(InputError, match="12 units; the store has 15"):
+        save(mx.univariate_importance(mx.concatenate_layers(data.isel(unit=slice(0, 4)))), store)
+    turned = data.isel(unit=slice(None, None, -1))
+    with pytest.raises(InputError, match="its units are not those of the store's layers"):
+        save(mx.univariate_importance(mx.concatenate_layers(turned)), store)
+
+
+def test_results_stay_openable_when_a_layer_or_a_wider_network_is_recorded(store):
+    scan = mx.univariate_importance(mx.concatenate_layers(mx.open_store(store)))
+    profile = mx.multivariate_importance(mx.concatenate_layers(mx.open_store(store)))
+    for result in (scan, profile):
+        save(result, store)
+    expected = scan.compute(), profile.compute()
+    write(store, layers(5, n_layers=4, n_units=7), model="large", seed=4)
+    for before in expected:
+        opened = mx.open_results(store, before.attrs["analysis"], layer="net")
+        np.testing.assert_array_equal(opened["importance"], before["importance"])
 
 
 def test_results_of_concatenated_layers_are_not_mixed_with_those_of_more_units(store):
@@ -299,17 +325,23 @@ def test_unknown_settings_are_named(store):
     save(mx.multivariate_importance(mx.open_store(store)), store)
     with pytest.raises(InputError, match="settings of multivariate_importance: .*'distanse'"):
         mx.open_results(store, "multivariate_importance", distanse="euclidean")
-    with pytest.raises(InputError, match="settings of top_unit_importance: .*'k'"):
+    with pytest.raises(InputError, match="none saved for top_unit_importance .*; saved: nothing"):
         mx.open_results(store, "top_unit_importance")
+    with pytest.raises(InputError, match="zscore: unknown value 'no'; known: False, True"):
+        mx.open_results(store, "multivariate_importance", zscore="no")
+    with pytest.raises(InputError, match="univariate: found 3; expected a mapping"):
+        mx.open_results(store, "cluster_units", univariate=3)
+    with pytest.raises(InputError, match="settings of univariate_importance: .*'zscor'"):
+        mx.open_results(store, "cluster_units", univariate={"zscor": True})
 
 
-def test_a_failing_cell_keeps_what_was_saved(store):
+def test_a_failing_representation_keeps_what_was_saved(store):
     data = mx.open_store(store)
     bad = data.assign(activation=data["activation"].where(data["layer"] != 3, np.inf))
     assert save(mx.multivariate_importance(bad).sel(layer=[1]), store)["computed"] == 6
     with pytest.raises(InputError, match="NaN or infinite values in model="):
         save(mx.multivariate_importance(bad), store)
-    table = results.save_results(mx.multivariate_importance(data), store, progress=False)
+    table = results.write_results(mx.multivariate_importance(data), store, progress=False)
     assert statuses(table)["skipped"] >= 6
     assert not (table[table["layer"] == 3]["status"] == "skipped").any()
 
@@ -318,24 +350,25 @@ def test_a_killed_run_is_continued_bit_for_bit(store, tmp_path):
     for seed in range(2, 12):
         write(store, layers(seed), seed=seed)
     code = """
+        import os
         import sys
         import mlem_xr as mx
-        from mlem_xr import pieces, results
+        from mlem_xr.store import results, tasks
 
-        pieces._PART_OF_THE_WHOLE = 100
+        tasks._SHARE_OF_THE_WHOLE = 100
         write = results.compute_and_write
         def announced(*arguments, **options):
             write(*arguments, **options)
-            print("cell", flush=True)
+            # One byte at once: several threads write.
+            os.write(1, b".")
         results.compute_and_write = announced
         result = mx.univariate_importance(mx.open_store(sys.argv[1]))
         mx.save_results(result, sys.argv[1], progress=False)
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), store], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(code), store], stdout=subprocess.PIPE
     )
-    for _ in range(5):
-        assert process.stdout.readline() == "cell\n"
+    assert process.stdout.read(5) == b"....."
     process.kill()
     assert process.wait() == -signal.SIGKILL
     result = mx.univariate_importance(mx.open_store(store))

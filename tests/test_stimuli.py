@@ -209,5 +209,6 @@ def test_write_names_a_bad_path(tmp_path: Path) -> None:
     stimuli = read_stimuli(TABLE)
     with pytest.raises(InputError, match=r"a.txt' does not end in .csv, .csv.gz, .parquet"):
         write_stimuli(stimuli, tmp_path / "a.txt")
+    (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
-        write_stimuli(stimuli, tmp_path / "missing" / "a.csv")
+        write_stimuli(stimuli, tmp_path / "file" / "a.csv")

@@ -14,24 +14,10 @@ import xarray as xr
 import zarr
 
 import mlem_xr as mx
-from mlem_xr import stores
+from helpers import layers, write
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli.table import from_dataframe
-
-N = 40
-
-
-def layers(seed=0, n_layers=3, n_units=5, pooling=("first-token", "mean"), n=N):
-    rng = np.random.default_rng(seed)
-    values = rng.normal(size=(len(pooling), n_layers, n, n_units)).astype(np.float32)
-    labels = {"pooling": list(pooling), "layer": np.arange(1, n_layers + 1)}
-    return xr.DataArray(values, labels, ("pooling", "layer", "sentence", "unit"))
-
-
-def write(store, activation, model="toy", seed=0, step=-1, **options):
-    stores.write_checkpoint(
-        store, activation, model=model, seed=seed, step=step, provenance={"source": "x"}, **options
-    )
+from mlem_xr.store import activations as stores
 
 
 @pytest.fixture
@@ -249,11 +235,10 @@ def test_a_killed_process_loses_only_the_checkpoint_in_hand(store):
     """Kill a process with SIGKILL at many moments of writing; readers never see half of it."""
     writer = """
         import sys
-        from test_stores import layers, write
+        from helpers import layers, write
+        from mlem_xr.store.activations import is_recorded
         for seed in range(1000):
-            if not __import__("mlem_xr").stores.is_recorded(
-                sys.argv[1], model="toy", seed=seed, step=-1
-            ):
+            if not is_recorded(sys.argv[1], model="toy", seed=seed, step=-1):
                 write(sys.argv[1], layers(seed, n_layers=6, n_units=50 + seed), seed=seed)
                 print(seed, file=sys.stderr, flush=True)
     """
@@ -276,7 +261,7 @@ def test_a_killed_process_loses_only_the_checkpoint_in_hand(store):
             part = cell.sel(pooling=["first-token", "mean"])[..., : 50 + seed]
             np.testing.assert_array_equal(part, layers(seed, n_layers=6, n_units=50 + seed))
     write(store, layers(2000), seed=2000)
-    assert mx.stores.is_recorded(store, model="toy", seed=2000, step=-1)
+    assert stores.is_recorded(store, model="toy", seed=2000, step=-1)
 
 
 def test_a_full_disk_leaves_the_checkpoint_unrecorded(store):
@@ -284,7 +269,7 @@ def test_a_full_disk_leaves_the_checkpoint_unrecorded(store):
     write(store, layers(0, n_units=400))
     code = """
         import sys
-        from test_stores import layers, write
+        from helpers import layers, write
         write(sys.argv[1], layers(1, n_units=400), seed=1)
     """
     process = run_python(code, store, limit=30_000)

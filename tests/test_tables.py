@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 import mlem_xr as mx
-from conftest import lazy
+from helpers import lazy
 from mlem_xr.schema import InputError
 
 

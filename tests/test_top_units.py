@@ -6,11 +6,11 @@ import xarray as xr
 from scipy.spatial.distance import pdist
 
 import mlem_xr as mx
-from conftest import lazy
+from helpers import lazy
 from mlem_xr.kernels.distances import distances_from_products
 from mlem_xr.schema import InputError
 
-CELL = {"model": 0, "seed": 1, "step": 0, "pooling": 1, "layer": 2}
+WHERE = {"model": 0, "seed": 1, "step": 0, "pooling": 1, "layer": 2}
 
 
 def plain_choice(scores, by, k):
@@ -30,12 +30,12 @@ def test_top_units_are_the_multivariate_importance_of_the_chosen(activations, by
     assert result["importance"].dims[-3:] == ("layer", "k", "feature")
     score = scan["importance"].sel(feature=by) if by == "number" else scan[by]
     for k in ks:
-        chosen = plain_choice(score.isel(CELL).values, by, k)
-        found = np.flatnonzero(result["chosen"].isel(CELL).sel(k=k))
+        chosen = plain_choice(score.isel(WHERE).values, by, k)
+        found = np.flatnonzero(result["chosen"].isel(WHERE).sel(k=k))
         assert found.tolist() == sorted(chosen)
-        part = activations.isel(CELL).isel(unit=sorted(chosen))
+        part = activations.isel(WHERE).isel(unit=sorted(chosen))
         expected = mx.multivariate_importance(part, distance=distance, mae=True)
-        ours = result.isel(CELL).sel(k=k).drop_vars(["chosen", "k", "unit"])
+        ours = result.isel(WHERE).sel(k=k).drop_vars(["chosen", "k", "unit"])
         xr.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-12)
 
 
@@ -63,11 +63,11 @@ def test_large_means_and_equal_sentences_lose_no_digits(activations, zscore):
     values[..., 7, :] = values[..., 8, :]
     data = activations.assign(activation=values)
     scan = mx.univariate_importance(data)
-    result = mx.top_unit_importance(data, scan, k=[2, 5], zscore=zscore).isel(CELL)
+    result = mx.top_unit_importance(data, scan, k=[2, 5], zscore=zscore).isel(WHERE)
     for k in (2, 5):
         units = np.flatnonzero(result["chosen"].sel(k=k))
-        part = data.isel(CELL).isel(unit=units)
-        # Centred, or squares of 1e10 would leave six digits.
+        part = data.isel(WHERE).isel(unit=units)
+        # Centered, or squares of 1e10 would leave six digits.
         part["activation"] = part["activation"] - part["activation"].mean("sentence")
         expected = mx.multivariate_importance(part, zscore=zscore)
         ours = result.sel(k=k).drop_vars(["chosen", "k", "unit"])
@@ -88,8 +88,8 @@ def test_ties_are_all_in_and_units_without_a_score_never(activations):
     activations["activation"][..., 4] = 1.0
     scan = mx.univariate_importance(activations)
     result = mx.top_unit_importance(activations, scan, k=[1, 4, 50])
-    cell = result["chosen"].isel(CELL)
-    best = plain_choice(scan["r2"].isel(CELL).values, "r2", 1)
+    cell = result["chosen"].isel(WHERE)
+    best = plain_choice(scan["r2"].isel(WHERE).values, "r2", 1)
     assert np.flatnonzero(cell.sel(k=1)).tolist() == sorted(best)
     assert np.flatnonzero(cell.sel(k=4)).tolist() == [0, 1, 2, 3]
     assert np.flatnonzero(cell.sel(k=50)).tolist() == [0, 1, 2, 3]
@@ -111,6 +111,19 @@ def test_a_score_is_meant_where_a_feature_has_its_name(activations):
     scan["r2"][..., 4] = 1.0
     chosen = mx.top_unit_importance(named, scan, by="r2", k=1)["chosen"]
     assert chosen.sel(unit=4).all()
+
+
+def test_units_can_be_ranked_by_a_feature_with_the_name_of_a_score(activations):
+    named = activations.rename(number="r2").assign_attrs(features=["r2", "frequency"])
+    scan = mx.univariate_importance(named)
+    best = mx.top_unit_importance(named, scan, by="feature:r2", k=1)
+    plain_scan = mx.univariate_importance(activations, features=["number", "frequency"])
+    options = {"features": ["number", "frequency"]}
+    expected = mx.top_unit_importance(activations, plain_scan, by="number", k=1, **options)
+    np.testing.assert_array_equal(best["chosen"], expected["chosen"])
+    assert not (best["chosen"] == mx.top_unit_importance(named, scan, k=1)["chosen"]).all()
+    with pytest.raises(InputError, match="by: unknown value .*'feature:r2', 'frequency'"):
+        mx.top_unit_importance(named, scan, by="feature:tense", k=1)
 
 
 def test_what_was_not_recorded_stays_nan(activations):
@@ -156,7 +169,7 @@ def test_bad_options_are_named(activations):
         mx.top_unit_importance(activations, mx.multivariate_importance(activations), k=1)
 
 
-def test_a_cell_with_nan_is_named(activations):
+def test_a_representation_with_nan_is_named(activations):
     scan = mx.univariate_importance(activations)
     activations["activation"][0, 0, 0, 1, 2, 7, 3] = np.nan
     with pytest.raises(InputError, match="NaN or infinite values in .*layer=3"):

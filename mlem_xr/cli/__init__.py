@@ -2,43 +2,28 @@
 
 import logging
 import warnings
-from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
-from mlem_xr.cli import analyses, data, plots
-from mlem_xr.cli.output import fail, out, print_profile, show_warning
+from mlem_xr.analyses import ANALYSES
+from mlem_xr.cli import analyses, data, demo, plots
+from mlem_xr.cli.output import fail, show_warning
 from mlem_xr.schema import InputError
 
-app = typer.Typer(
-    help="Metric-learning encoding models: which features of sentences networks encode, and where.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
 
-
-@app.command()
-def demo(
-    folder: Annotated[Path, typer.Option(help="Where stores and figures go.")] = Path("stores"),
-) -> None:
-    """Record a real network on 522 sentences and explain all of its layers, in under a minute."""
-    from mlem_xr.demo import run_demo
-
-    profile, paths, news = run_demo(folder)
-    print_profile(profile)
-    for path in paths:
-        out.print(f"wrote {path}")
-    out.print(news)
-
-
-for command in (data.stimuli, data.record, data.info):
-    app.command()(command)
-for command in (analyses.multivariate, analyses.univariate, analyses.decoding, analyses.mds):
-    app.command()(command)
-app.add_typer(plots.app, name="plot")
+def app() -> click.Group:
+    """Make the group of all commands, with one for every analysis that is known."""
+    group = click.Group(
+        help="Metric-learning encoding models: which features of sentences networks encode, "
+        "and where.",
+        no_args_is_help=True,
+    )
+    for command in (demo.demo, data.stimuli, data.record, data.info):
+        group.add_command(command)
+    for analysis in ANALYSES.values():
+        group.add_command(analyses.command(analysis))
+    group.add_command(plots.app())
+    return click.version_option(package_name="mlem_xr")(group)
 
 
 def main() -> None:
@@ -49,7 +34,7 @@ def main() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        app()
+        app()()
     except InputError as error:
         fail(error, 2)
     except Exception as error:

@@ -2,123 +2,114 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from mlem_xr.cli.options import Stimuli, Store, TableFile
-from mlem_xr.cli.output import out, print_table
-from mlem_xr.schema import CELL
+import mlem_xr as mx
+from mlem_xr.cli.output import print_table
+from mlem_xr.schema import POOLINGS, REPRESENTATION
+
+_PATH = click.Path(path_type=Path)
 
 
+@click.command()
+@click.argument("source", required=False)
+@click.option("--output", "-o", type=_PATH, help="Write a table: .csv, .csv.gz or .parquet.")
+@click.option("--lexicon", type=_PATH, help="Lexicon of an own grammar.")
+@click.option("--words-per-class", type=int, help="Words of each class to use at most.")
+@click.option("--describe", is_flag=True, help="Describe the set.")
+@click.option("--heat-map", type=_PATH, help="With --describe: where to draw the correlations.")
 def stimuli(
-    source: Annotated[
-        str | None, typer.Argument(help="Name of a bundled set, a grammar, or a table.")
-    ] = None,
-    output: TableFile = None,
-    lexicon: Annotated[Path | None, typer.Option(help="Lexicon of an own grammar.")] = None,
-    words_per_class: Annotated[
-        int | None, typer.Option(help="Words of each class to use at most.")
-    ] = None,
-    describe: Annotated[bool, typer.Option("--describe", help="Describe the set.")] = False,
-    heat_map: Annotated[
-        Path | None, typer.Option(help="With --describe: where to draw the correlations.")
-    ] = None,
+    source: str | None,
+    output: Path | None,
+    lexicon: Path | None,
+    words_per_class: int | None,
+    describe: bool,
+    heat_map: Path | None,
 ) -> None:
-    """List the stimulus sets, or write or describe one."""
-    from mlem_xr.stimuli import list_stimuli, write_stimuli
-
+    """List the stimulus sets, or write or describe one: a bundled name, a grammar or a table."""
     if source is None:
-        for name, description in list_stimuli().items():
-            out.print(f"{name:24}{description}")
+        for name, description in mx.list_stimuli().items():
+            click.echo(f"{name:24}{description}")
         return
-    table = _read_or_generate(source, lexicon, words_per_class)
-    out.print(f"{table.sizes['sentence']} sentences, {len(table.attrs['features'])} features")
+    if lexicon is not None or words_per_class is not None:
+        table = mx.generate_stimuli(source, lexicon=lexicon, words_per_class=words_per_class)
+    else:
+        table = mx.read_stimuli(source)
+    click.echo(f"{table.sizes['sentence']} sentences, {len(table.attrs['features'])} features")
     if output is not None:
-        write_stimuli(table, output)
-        out.print(f"wrote {output}")
+        mx.write_stimuli(table, output)
+        click.echo(f"wrote {output}")
     if describe:
         _describe(table, heat_map)
 
 
-def record(
-    source: Stimuli,
-    *,
-    model: Annotated[str, typer.Option(help="A hub name, a local folder, or a known series.")],
-    store: Annotated[Path, typer.Option(help="Folder of the store; made if it does not exist.")],
-    seed: Annotated[list[int] | None, typer.Option(help="Seed of the network. Repeatable.")] = None,
-    step: Annotated[list[int] | None, typer.Option(help="Training step. Repeatable.")] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--source", help="Where the weights are, with {model}, {seed}, {step}."),
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
-    pooling: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
-    layer: Annotated[list[int] | None, typer.Option(help="0: embeddings. Repeatable.")] = None,
-    special_tokens: Annotated[
-        bool, typer.Option(help="Add the tokenizer's special tokens.")
-    ] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
-    batch_size: Annotated[int, typer.Option(help="Sentences per batch.")] = 64,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Record again.")] = False,
-) -> None:
+@click.command()
+@click.argument("source", metavar="STIMULI")
+@click.option("--model", required=True, help="A hub name, a local folder, or a known series.")
+@click.option("--store", required=True, type=_PATH, help="The store; made if there is none.")
+@click.option("--seed", type=int, multiple=True, help="Seed of the network. Repeatable.")
+@click.option("--step", type=int, multiple=True, help="Training step. Repeatable.")
+@click.option("--source", "weights", help="Where the weights are, with {model}, {seed}, {step}.")
+@click.option("--revision", help="Revision on the hub.")
+@click.option("--pooling", multiple=True, help="first-token, mean or last-token. Repeatable.")
+@click.option("--layer", type=int, multiple=True, help="0: embeddings. Repeatable.")
+@click.option(
+    "--special-tokens/--no-special-tokens",
+    default=True,
+    help="Add the tokenizer's special tokens.",
+)
+@click.option("--device", help="cpu, cuda, ...")
+@click.option("--batch-size", type=int, default=64, show_default=True, help="Sentences per batch.")
+@click.option("--overwrite", is_flag=True, help="Record again.")
+def record(source: str, weights: str | None, special_tokens: bool, **given: Any) -> None:
     """Record the activations of a network into a store."""
-    import mlem_xr as mx
-
-    summary = mx.record(
-        source,
-        store,
-        model=model,
-        seed=seed or 0,
-        step=step or None,
-        source=weights,
-        revision=revision,
-        pooling=pooling or mx.schema.POOLINGS,
-        layer=layer or None,
-        add_special_tokens=special_tokens,
-        device=device,
-        batch_size=batch_size,
-        overwrite=overwrite,
+    print_table(
+        mx.record(
+            source,
+            given["store"],
+            model=given["model"],
+            seed=given["seed"] or 0,
+            step=given["step"] or None,
+            source=weights,
+            revision=given["revision"],
+            pooling=given["pooling"] or POOLINGS,
+            layer=given["layer"] or None,
+            add_special_tokens=special_tokens,
+            device=given["device"],
+            batch_size=given["batch_size"],
+            overwrite=given["overwrite"],
+        )
     )
-    print_table(summary)
 
 
-def info(store: Store) -> None:
+@click.command()
+@click.argument("store", type=_PATH)
+@click.option("--detail", is_flag=True, help="List the results of every representation.")
+def info(store: Path, detail: bool) -> None:
     """Say what a store holds."""
-    import mlem_xr as mx
-
     data = mx.open_store(store)
     features = ", ".join(data.attrs["features"])
-    out.print(f"{data.attrs['stimuli']}: {data.sizes['sentence']} sentences; {features}")
-    for dim in CELL:
-        out.print(f"{dim}: {', '.join(map(str, data[dim].values))}")
-    out.print(f"units: up to {data.sizes['unit']}")
+    click.echo(f"{data.attrs['stimuli']}: {data.sizes['sentence']} sentences; {features}")
+    for dim in REPRESENTATION:
+        click.echo(f"{dim}: {', '.join(map(str, data[dim].values))}")
+    click.echo(f"units: up to {data.sizes['unit']}")
     recorded = data["recorded"].to_dataframe()
     recorded["source"] = [
         json.loads(text).get("source", "") if text else ""
         for text in data["provenance"].values.ravel()
     ]
     print_table(recorded[recorded["recorded"]].reset_index()[["model", "seed", "step", "source"]])
-    saved = mx.list_results(store)
+    saved = mx.list_results(store, detail=detail)
     if len(saved):
-        print_table(saved.drop(columns="settings"))
-
-
-def _read_or_generate(source: str, lexicon: Path | None, words_per_class: int | None) -> Any:
-    from mlem_xr.stimuli import generate_stimuli, list_stimuli, read_stimuli
-
-    is_grammar = source in list_stimuli() or source.endswith(".fcfg")
-    if is_grammar or lexicon is not None or words_per_class is not None:
-        return generate_stimuli(source, lexicon=lexicon, words_per_class=words_per_class)
-    return read_stimuli(source)
+        print_table(saved)
 
 
 def _describe(table: Any, heat_map: Path | None) -> None:
-    from mlem_xr import plot
-    from mlem_xr.describe import describe_stimuli, description_text
-    from mlem_xr.pairs import feature_correlation
+    from mlem_xr.stimuli.describe import description_text
 
-    out.print(description_text(describe_stimuli(table)))
+    click.echo(description_text(mx.describe_stimuli(table)))
     path = heat_map or Path(f"{table.attrs['stimuli']}_correlation.png")
-    plot.save(plot.correlation(feature_correlation(table)), path)
-    out.print(f"wrote {path}")
+    mx.plot.save(mx.plot.correlation(mx.feature_correlation(table)), path)
+    click.echo(f"wrote {path}")

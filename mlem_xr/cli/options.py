@@ -1,96 +1,107 @@
-"""Options that several commands share."""
+"""Options of commands, made from those of the analyses."""
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-Store = Annotated[Path, typer.Argument(help="Folder of the store.")]
-Stimuli = Annotated[str, typer.Argument(help="Name of a bundled set, or a CSV or Parquet file.")]
-TableFile = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write a table: .csv, .csv.gz or .parquet.")
-]
-FigureFile = Annotated[
-    Path, typer.Option("--output", "-o", help="A .png, .svg, .pdf or .html file.")
-]
+from mlem_xr.analyses import Analysis
+from mlem_xr.analyses.options import Options, choices, is_literal, plain
+from mlem_xr.schema import REPRESENTATION, choose
 
-Options = dict[str, tuple[Any, Any]]
+STORE = click.Argument(["store"], type=click.Path(path_type=Path))
+STIMULI = click.Argument(["source"], metavar="STIMULI")
+TABLE_FILE = click.Option(
+    ["--output", "-o"],
+    type=click.Path(path_type=Path),
+    help="Write a table: .csv, .csv.gz or .parquet.",
+)
+FIGURE_FILE = click.Option(
+    ["--output", "-o"],
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A .png, .svg, .pdf or .html file.",
+)
+NAMES = click.Option(
+    ["--names"], default="mlem_xr", help="Columns of the table: mlem_xr or original."
+)
+REFRESH = click.Option(
+    ["--refresh"],
+    multiple=True,
+    help="Compute again what depends on this stage: activations, distances, importance or mds. "
+    "Repeatable.",
+)
 
+_WORDS = {False: "no", True: "yes", None: "none"}
+"""How values that are no words are written."""
 
-def _several(kind: Any, flag: str, help_text: str) -> tuple[Any, None]:
-    return Annotated[list[kind] | None, typer.Option(flag, help=help_text + " Repeatable.")], None
-
-
-def _one(kind: Any, flag: str, default: Any, help_text: str) -> tuple[Any, Any]:
-    return Annotated[kind, typer.Option(flag, help=help_text)], default
-
-
-SELECTION: Options = {
-    "model": _several(str, "--model", "Only this model."),
-    "seed": _several(int, "--seed", "Only this seed."),
-    "step": _several(int, "--step", "Only this training step."),
-    "pooling": _several(str, "--pooling", "Only this pooling."),
-    "layer": _several(int, "--layer", "Only this layer."),
-}
-
-SETTINGS: Options = {
-    "distance": _one(str, "--distance", "euclidean", "Distance between activations."),
-    "min_max": _one(bool, "--min-max/--no-min-max", True, "Scale the distances to [0, 1]."),
-    "zscore": _one(bool, "--zscore", False, "Bring units to mean 0 and standard deviation 1."),
-    "conditional": _one(str, "--conditional", "no", "Conditional importance: no, yes or exact."),
-    "features": _several(str, "--feature", "Only this feature."),
-    "folds": _one(str, "--folds", "pairs", "What is split: pairs or sentences."),
-    "random_state": _one(int, "--random-state", 0, "Seed of the splits."),
-    "alphas": _several(float, "--alpha", "A ridge penalty to choose from."),
-    "mae": _one(bool, "--mae", False, "Compute the mean absolute error too."),
-}
-
-DECODING: Options = {name: SETTINGS[name] for name in ("zscore", "features", "random_state")}
-
-EMBEDDING: Options = {
-    **{name: SETTINGS[name] for name in ("distance", "zscore", "random_state")},
-    "n_components": _one(int, "--n-components", 2, "Dimensions of the embedding."),
-    "n_init": _one(int, "--n-init", 1, "Starts, of which the best is kept."),
-    "init": _one(str, "--init", "random", "Start: random or classical."),
-}
-
-SAVING: Options = {
-    "refresh": _several(
-        str,
-        "--refresh",
-        "Compute again what depends on this stage: activations, distances, importance or mds.",
-    ),
-    "names": _one(str, "--names", "mlem_xr", "Columns of the table: mlem_xr or original."),
-}
+_LABEL_TYPES = {"seed": int, "step": int, "layer": int}
 
 
-def with_options(**groups: Options) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command groups of options; it gets each group as a dictionary."""
+def selection() -> list[click.Option]:
+    """Return the options that select models, seeds, steps, poolings and layers."""
+    return [several(dim, _LABEL_TYPES.get(dim, str), f"Only this {dim}.") for dim in REPRESENTATION]
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(function).parameters.values()
-        own = [p for p in signature if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        added = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
-            )
-            for group in groups.values()
-            for name, (kind, default) in group.items()
-        ]
 
-        @wraps(function)
-        def command(**values: Any) -> Any:
-            parsed = {
-                group: {name: values.pop(name) for name in options}
-                for group, options in groups.items()
-            }
-            return function(**values, **parsed)
+def several(name: str, kind: type, help: str, flag: str | None = None) -> click.Option:
+    """Return an option that may be given several times."""
+    flag = "--" + (flag or name).replace("_", "-")
+    return click.Option([flag, name], type=kind, multiple=True, help=f"{help} Repeatable.")
 
-        command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-        return command
 
-    return decorate
+def settings(analysis: Analysis, prefix: str = "") -> list[click.Option]:
+    """Return the options of an analysis; those of the result that it starts from are prefixed."""
+    found = [_option(analysis.options, name, prefix) for name in analysis.options.names()]
+    if "codes" in analysis.inputs:
+        found.append(several(prefix + "features", str, "Only this feature.", f"{prefix}feature"))
+    return found
+
+
+def given(analysis: Analysis, values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Take the settings of an analysis that were given out of the values of a command."""
+    names = [*analysis.options.names(), *(["features"] if "codes" in analysis.inputs else [])]
+    taken = {name: values.pop(prefix + name) for name in names}
+    asked = {name: value for name, value in taken.items() if value not in (None, ())}
+    return {name: _parsed(analysis.options, name, value) for name, value in asked.items()}
+
+
+def _option(options: type[Options], name: str, prefix: str) -> click.Option:
+    spec, kind = options.spec(name), options.kind(name)
+    flag = (prefix + (spec.metadata["flag"] or name)).replace("_", "-")
+    default = options.defaults().get(name)
+    help = f"{spec.metadata['help']}{_shown(kind, plain(default))}"
+    if kind is bool:
+        declared = [f"--{flag}/--no-{flag}", prefix + name]
+        return click.Option(declared, default=None, help=help)
+    if spec.metadata["each"] is not None:
+        return several(prefix + name, spec.metadata["each"], help, flag)
+    if is_literal(kind):
+        return click.Option(
+            [f"--{flag}", prefix + name], help=f"{help} ({', '.join(_words(kind))})"
+        )
+    return click.Option([f"--{flag}", prefix + name], type=kind, default=None, help=help)
+
+
+def _words(kind: Any) -> dict[str, Any]:
+    """Return the values of a type that lists them, by the words that stand for them."""
+    return {_word(value): value for value in choices(kind)}
+
+
+def _word(value: Any) -> str:
+    # Not by equality: 0 is a number here, not a "no".
+    return _WORDS[value] if isinstance(value, bool | None) else str(value)
+
+
+def _parsed(options: type[Options], name: str, value: Any) -> Any:
+    if name == "features" or not is_literal(options.kind(name)):
+        return value
+    words = _words(options.kind(name))
+    return words[choose(name, value, words)]
+
+
+def _shown(kind: Any, default: Any) -> str:
+    """Say what holds where an option is not given."""
+    if default is None and not is_literal(kind):
+        return ""
+    values = default if isinstance(default, list) else [default]
+    return f" [{', '.join(map(_word, values))}]"

@@ -3,14 +3,11 @@
 import sys
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import click
+import pandas as pd
 
+from mlem_xr.analyses.tables import to_dataframe
 from mlem_xr.schema import InputError
-from mlem_xr.tables import to_dataframe
-
-# A file or a pipe has no width: nothing is wrapped there.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 def fail(error: Exception, code: int) -> None:
@@ -26,26 +23,27 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def print_profile(profile: Any, *, leading: str = "importance", rows: int = 40) -> None:
-    """Print, for each cell, the features with the largest values, and R2 where there is one."""
+    """Print, by representation, the features with the largest values, and R2 if there is one."""
     scores = [name for name in ("r2",) if name in profile]
     table = to_dataframe(profile[[leading, *scores]])
     labels = [name for name in table.columns if name not in ("feature", leading, *scores)]
-    grouped = list(table.groupby(labels, sort=False))
-    lines = Table(*labels, *scores, f"largest {leading}", box=None, pad_edge=False)
-    for key, cell in grouped[:rows]:
-        best = cell.nlargest(3, leading)
+    lines = []
+    for key, part in table.groupby(labels, sort=False):
+        best = part.nlargest(3, leading)
         named = zip(best["feature"], best[leading], strict=True)
-        values = [f"{cell[score].iloc[0]:.3f}" for score in scores]
+        values = [f"{part[score].iloc[0]:.3f}" for score in scores]
         found = ", ".join(f"{feature} {value:.3g}" for feature, value in named)
-        lines.add_row(*map(str, key), *values, found)
-    out.print(lines)
-    if len(grouped) > rows:
-        out.print(f"... and {len(grouped) - rows} more cells")
+        lines.append([*key, *values, found])
+    print_table(pd.DataFrame(lines[:rows], columns=[*labels, *scores, f"largest {leading}"]))
+    if len(lines) > rows:
+        click.echo(f"... and {len(lines) - rows} more")
 
 
-def print_table(table: Any) -> None:
+def print_table(table: pd.DataFrame) -> None:
     """Print a table without wrapping it."""
-    lines = Table(*table.columns, box=None, pad_edge=False)
-    for row in table.itertuples(index=False):
-        lines.add_row(*map(str, row))
-    out.print(lines)
+    rows = [list(map(str, table.columns)), *(map(str, row) for row in table.to_numpy())]
+    columns = [list(column) for column in zip(*map(list, rows), strict=True)]
+    width = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        cells = (cell.ljust(size) for cell, size in zip(row, width, strict=True))
+        click.echo("  ".join(cells).rstrip())

@@ -1,71 +1,65 @@
 """Commands that draw saved results."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
-import typer
+import click
 
 import mlem_xr as mx
+from mlem_xr.analyses import ANALYSES
 from mlem_xr.cli.analyses import saved
-from mlem_xr.cli.options import (
-    EMBEDDING,
-    SELECTION,
-    SETTINGS,
-    FigureFile,
-    Stimuli,
-    Store,
-    with_options,
+from mlem_xr.cli.options import FIGURE_FILE, STIMULI, STORE, selection, settings
+
+_TOP = click.Option(["--top"], type=int, default=4, show_default=True, help="Features to draw.")
+_LOG = click.Option(["--log/--linear"], default=True, help="Logarithmic axis.")
+_SHOW = click.Option(
+    ["--show"], default="importance", show_default=True, help="importance, or a score such as r2."
 )
-from mlem_xr.cli.output import out
-
-app = typer.Typer(help="Draw saved results.", no_args_is_help=True)
-
-Top = Annotated[int, typer.Option(help="Features to draw.")]
-Log = Annotated[bool, typer.Option("--log/--linear", help="Logarithmic axis.")]
+_COLOR = click.Option(["--color"], help="Feature that colors the sentences.")
 
 
-@app.command("feature-importance")
-@with_options(selection=SELECTION, settings=SETTINGS)
-def feature_importance(
-    store: Store, output: FigureFile, top: Top = 4, log: Log = True, **given: dict[str, Any]
-) -> None:
-    """Draw the importance of the leading features against the layer."""
-    result = saved("multivariate_importance", store, **given)
-    _save(mx.plot.feature_importance(result, top=top, log=log), output)
+def app() -> click.Group:
+    """Make the group of the commands that draw."""
+    group = click.Group("plot", help="Draw saved results.", no_args_is_help=True)
+    figures: list[tuple[str, str, str, list[click.Parameter]]] = [
+        ("feature_importance", "multivariate_importance", _IMPORTANCE, [_TOP, _LOG]),
+        ("unit_distribution", "univariate_importance", _DISTRIBUTION, [_SHOW, _TOP, _LOG]),
+        ("mds", "mds", _MDS, [_COLOR]),
+    ]
+    for figure, analysis, help, own in figures:
+        group.add_command(_figure(figure, analysis, help, own))
+    group.add_command(correlation)
+    return group
 
 
-@app.command("unit-distribution")
-@with_options(selection=SELECTION, settings=SETTINGS)
-def unit_distribution(
-    store: Store,
-    output: FigureFile,
-    show: Annotated[str, typer.Option(help="importance, or a score such as r2.")] = "importance",
-    top: Top = 4,
-    log: Log = True,
-    **given: dict[str, Any],
-) -> None:
-    """Draw how importance or a score is distributed over the units of each layer."""
-    result = saved("univariate_importance", store, **given)
-    _save(mx.plot.unit_distribution(result, show=show, top=top, log=log), output)
+_IMPORTANCE = "Draw the importance of the leading features against the layer."
+_DISTRIBUTION = "Draw how importance or a score is distributed over the units of each layer."
+_MDS = "Draw the sentences in the plane."
 
 
-@app.command("mds")
-@with_options(selection=SELECTION, settings=EMBEDDING)
-def mds(
-    store: Store,
-    output: FigureFile,
-    color: Annotated[str | None, typer.Option(help="Feature that colours the sentences.")] = None,
-    **given: dict[str, Any],
-) -> None:
-    """Draw the sentences in the plane."""
-    _save(mx.plot.mds(saved("mds", store, **given), color=color), output)
+def _figure(name: str, analysis: str, help: str, own: list[click.Parameter]) -> click.Command:
+    record = ANALYSES[analysis]
+
+    def run(store: Path, output: Path, **values: Any) -> None:
+        options = {option.name: values.pop(option.name) for option in own if option.name}
+        _save(getattr(mx.plot, name)(saved(record, store, values), **options), output)
+
+    params = [STORE, FIGURE_FILE, *own, *selection(), *settings(record)]
+    return click.Command(name.replace("_", "-"), callback=run, params=params, help=help)
 
 
-@app.command("correlation")
-def correlation(source: Stimuli, output: FigureFile) -> None:
-    """Draw the correlation of the feature distances of a stimulus set."""
+def _correlation(source: str, output: Path) -> None:
     _save(mx.plot.correlation(mx.feature_correlation(mx.read_stimuli(source))), output)
 
 
-def _save(figure: Any, output: FigureFile) -> None:
+correlation = click.Command(
+    "correlation",
+    callback=_correlation,
+    params=[STIMULI, FIGURE_FILE],
+    help="Draw the correlation of the feature distances of a stimulus set.",
+)
+
+
+def _save(figure: Any, output: Path) -> None:
     mx.plot.save(figure, output)
-    out.print(f"wrote {output}")
+    click.echo(f"wrote {output}")

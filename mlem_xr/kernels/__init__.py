@@ -1,1 +1,1 @@
-"""Arrays in, arrays out: the numerical core, without labels and without laziness."""
+"""The numerical core: arrays in, arrays out; nothing here knows labels, files or Dask."""

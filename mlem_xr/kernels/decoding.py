@@ -1,16 +1,11 @@
-"""Activations of one layer -> how well a linear classifier reads one feature from them."""
+"""Activations of one layer -> how well a linear classifier reads each feature from them."""
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlem_xr.kernels.distances import standardise
+from mlem_xr.kernels.distances import standardize
 from mlem_xr.kernels.logistic import Classifier, Problem, newton, probability
 
 N_FOLDS = 3
@@ -22,41 +17,32 @@ MIN_PER_CLASS = 5
 PENALTY_INVERSES = np.logspace(-4, 4, 10)
 """The values of C that scikit-learn's `LogisticRegressionCV` tries by default."""
 
-OUTPUTS = ("auc", "std", "std_error", "p_value")
-"""What `decoding` returns, in this order."""
 
-
-def decoding(
-    activation: NDArray, label: NDArray, *, zscore: bool = False, random_state: int = 0
-) -> NDArray:
-    """Score a linear classifier of one feature by stratified cross-validation.
+def decode(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArray]:
+    """Score a linear classifier of each feature by stratified cross-validation.
 
     Parameters
     ----------
     activation : ndarray (sentence, unit)
         Finite activations.
-    label : ndarray of int (sentence)
-        Class of each sentence.
-    zscore : bool
-        Whether to standardise every unit first.
-    random_state : int
-        Seed of the folds.
+    codes : ndarray of int (sentence, feature)
+        Class of each sentence, feature by feature.
+    options : object
+        With attributes `zscore`, whether to standardize every unit first, and `random_state`, the
+        seed of the folds.
 
     Returns
     -------
-    ndarray of float64 (output)
-        The `OUTPUTS`; NaN if the feature is not `decodable`.
-
-    Examples
-    --------
-    >>> label = np.arange(30) % 2
-    >>> decoding(label[:, np.newaxis] + np.zeros((30, 2)), label).tolist()
-    [1.0, 0.0, 0.0, 0.0]
+    dict of str to ndarray of float64 (feature)
+        As `summarize` says; NaN if a feature is not `decodable`.
     """
-    if not decodable(label):
-        return np.full(len(OUTPUTS), np.nan)
-    activation = standardise(activation) if zscore else np.asarray(activation, dtype=np.float64)
-    return summarise(fold_auc(activation, label, random_state=random_state))
+    scaled = standardize(activation) if options.zscore else np.asarray(activation, np.float64)
+    nothing = np.full(N_FOLDS, np.nan)
+    auc = [
+        fold_auc(scaled, label, random_state=options.random_state) if decodable(label) else nothing
+        for label in codes.T
+    ]
+    return summarize(np.array(auc))
 
 
 def decodable(label: NDArray) -> bool:
@@ -65,32 +51,33 @@ def decodable(label: NDArray) -> bool:
     return len(count) > 1 and bool(count.min() >= MIN_PER_CLASS)
 
 
-def summarise(auc: NDArray) -> NDArray:
-    """Go from the AUC of each fold to the `OUTPUTS`.
+def summarize(auc: NDArray) -> dict[str, NDArray]:
+    """Go from the AUC of each fold to its mean, its errors and its p-value.
 
     Parameters
     ----------
-    auc : ndarray of float64 (fold)
+    auc : ndarray of float64 (feature, fold)
         Area under the curve in each fold.
 
     Returns
     -------
-    ndarray of float64 (output)
-        Mean; std with n - 1 degrees of freedom; std_error = std / sqrt(n); and
-        p = 2 (1 - Phi(|auc - 0.5| / std_error)), which is 1 where that is 0 / 0.
+    dict of str to ndarray of float64 (feature)
+        `auc`: mean; `std` with n - 1 degrees of freedom; `std_error` = std / sqrt(n); `p_value` =
+        2 (1 - Phi(|auc - 0.5| / std_error)), which is 1 where that is 0 / 0.
 
     Examples
     --------
-    >>> summarise(np.array([0.5, 0.5, 0.5])).tolist()
-    [0.5, 0.0, 0.0, 1.0]
+    >>> summarize(np.array([[0.5, 0.5, 0.5]]))["p_value"]
+    array([1.])
     """
     from scipy.stats import norm
 
-    mean, deviation = auc.mean(), auc.std(ddof=1)
-    error = deviation / np.sqrt(len(auc))
+    mean, deviation = auc.mean(axis=1), auc.std(axis=1, ddof=1)
+    error = deviation / np.sqrt(auc.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
-        p_value = 2 * norm.sf(abs(np.divide(mean - 0.5, error)))
-    return np.array([mean, deviation, error, 1.0 if np.isnan(p_value) else p_value])
+        p_value = 2 * norm.sf(np.abs((mean - 0.5) / error))
+    p_value = np.where(np.isnan(p_value) & ~np.isnan(mean), 1.0, p_value)
+    return {"auc": mean, "std": deviation, "std_error": error, "p_value": p_value}
 
 
 def fold_auc(activation: NDArray, label: NDArray, *, random_state: int) -> NDArray:
@@ -117,12 +104,11 @@ def fold_auc(activation: NDArray, label: NDArray, *, random_state: int) -> NDArr
     n_train = n * (N_FOLDS - 1) ** 2 // N_FOLDS**2
     folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=random_state)
     auc = []
-    with _one_blas_thread():
-        gram = activation @ activation.T if n_train <= n_units else None
-        for train, test in folds.split(label, label):
-            part = None if gram is None else gram[np.ix_(train, train)]
-            classifier = train_classifier(activation[train], part, label[train])
-            auc.append(weighted_auc(probability(classifier, activation[test]), label[test]))
+    gram = activation @ activation.T if n_train <= n_units else None
+    for train, test in folds.split(label, label):
+        part = None if gram is None else gram[np.ix_(train, train)]
+        classifier = train_classifier(activation[train], part, label[train])
+        auc.append(weighted_auc(probability(classifier, activation[test]), label[test]))
     return np.array(auc)
 
 
@@ -206,34 +192,3 @@ def _penalty_path(problem: Problem) -> list[Classifier]:
     for penalty_inverse in PENALTY_INVERSES:
         path.append(newton(problem, penalty_inverse, path[-1]))
     return path[1:]
-
-
-_counting = threading.Lock()
-_limits: list[Any] = []
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Keep BLAS to one thread: several lose more time waiting than they gain on small matrices.
-
-    The limit belongs to the whole process: the first of the concurrent tasks sets it, the last one
-    lifts it. Each does so from a thread that ends at once, because threadpoolctl obeys one living
-    thread at a time.
-    """
-    from threadpoolctl import threadpool_limits
-
-    with _counting:
-        set_limit = partial(threadpool_limits, 1, user_api="blas")
-        _limits.append(_limits[0] if _limits else _aside(set_limit))
-    try:
-        yield
-    finally:
-        with _counting:
-            limit = _limits.pop()
-            if not _limits:
-                _aside(limit.restore_original_limits)
-
-
-def _aside(function: Callable[[], Any]) -> Any:
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(function).result()

@@ -1,13 +1,60 @@
 """Activations -> distances between sentences."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from mlem_xr.schema import InputError
+from mlem_xr.kernels.errors import Undefined
 
 
-def distances(activation: NDArray, *, distance: str, zscore: bool = False) -> NDArray:
+class Distance(NamedTuple):
+    """A distance between the activations of two sentences."""
+
+    matrix: Callable[[NDArray], NDArray]
+    """Activations, float64 (sentence, unit) -> distances, float64 (sentence, sentence)."""
+    on_line: Callable[[NDArray], NDArray] | None = None
+    """Where the sentences stand on the line of one unit, as a function of its activations, if its
+    distance is that of two points on a line; None: every unit takes a matrix."""
+    of_one_unit: bool = True
+    """Whether it means something for a single unit."""
+    from_products: bool = False
+    """Whether it is the Euclidean distance, which grows with the scalar products of more units."""
+
+
+def _metric(name: str) -> Callable[[NDArray], NDArray]:
+    def matrix(activation: NDArray) -> NDArray:
+        from sklearn.metrics import pairwise_distances
+
+        return np.asarray(pairwise_distances(activation, metric=name), dtype=np.float64)
+
+    return matrix
+
+
+def _norm_difference(activation: NDArray) -> NDArray:
+    norm = np.linalg.norm(activation, axis=1)
+    return np.abs(norm[:, np.newaxis] - norm)
+
+
+def _metrics(*names: str, **properties: Any) -> dict[str, Distance]:
+    return {name: Distance(_metric(name), **properties) for name in names}
+
+
+DISTANCES: dict[str, Distance] = {
+    **_metrics("euclidean", "l2", on_line=np.asarray, from_products=True),
+    **_metrics("l1", "manhattan", "cityblock", "minkowski", "chebyshev", on_line=np.asarray),
+    **_metrics("cosine", "correlation", "mahalanobis", of_one_unit=False),
+    **_metrics("sqeuclidean", "seuclidean", "braycurtis", "canberra", "hamming", "nan_euclidean"),
+    **_metrics("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule"),
+    "norm_diff": Distance(_norm_difference, on_line=np.abs),
+}
+"""Metrics of `sklearn.metrics.pairwise_distances` that take any matrix, and `norm_diff`, the
+difference of the Euclidean norms."""
+
+
+def distance_matrix(activation: NDArray, distance: str, *, zscore: bool = False) -> NDArray:
     """Compute the distance between every two sentences.
 
     Parameters
@@ -15,10 +62,9 @@ def distances(activation: NDArray, *, distance: str, zscore: bool = False) -> ND
     activation : ndarray (sentence, unit)
         Finite activations.
     distance : str
-        `norm_diff`: | |a_i| - |a_j| |, the difference of Euclidean norms; else a metric of
-        `sklearn.metrics.pairwise_distances`.
+        One of `DISTANCES`.
     zscore : bool
-        Whether to standardise every unit first.
+        Whether to standardize every unit first.
 
     Returns
     -------
@@ -27,32 +73,32 @@ def distances(activation: NDArray, *, distance: str, zscore: bool = False) -> ND
 
     Raises
     ------
-    InputError
+    Undefined
         If a distance is undefined, as the cosine distance of a zero vector, or cannot be computed
         from these activations, as the Mahalanobis distance with units that depend on each other.
     """
-    from sklearn.metrics import pairwise_distances
-
-    activation = standardise(activation) if zscore else np.asarray(activation, dtype=np.float64)
-    if distance == "norm_diff":
-        norm = np.linalg.norm(activation, axis=1)
-        return np.abs(norm[:, np.newaxis] - norm)
+    activation = standardize(activation) if zscore else np.asarray(activation, dtype=np.float64)
     try:
-        result = np.asarray(pairwise_distances(activation, metric=distance), dtype=np.float64)
+        result = DISTANCES[distance].matrix(activation)
     except np.linalg.LinAlgError as error:
-        raise InputError(
+        raise Undefined(
             f"distance: {distance!r} cannot be computed from activations of shape "
             f"{activation.shape} (sentence, unit): {error}"
         ) from error
     if not np.isfinite(result).all():
         sentence = int(np.argmin(np.isfinite(result).sum(axis=1)))
-        raise InputError(
+        raise Undefined(
             f"distance: {distance!r} is undefined for the activations of sentence {sentence}"
         )
     return result
 
 
-def standardise(activation: NDArray) -> NDArray:
+def neural_distances(activation: NDArray, options: Any) -> dict[str, NDArray]:
+    """Compute the distances of a representation: `distance` (sentence, sentence)."""
+    return {"distance": distance_matrix(activation, options.distance, zscore=options.zscore)}
+
+
+def standardize(activation: NDArray) -> NDArray:
     """Subtract each unit's mean over sentences and divide by its standard deviation.
 
     Parameters
@@ -66,10 +112,10 @@ def standardise(activation: NDArray) -> NDArray:
         Mean 0 and standard deviation 1 (without degrees of freedom); 0 for a constant unit.
     """
     activation = np.asarray(activation, dtype=np.float64)
-    centred = activation - activation.mean(axis=0)
+    centered = activation - activation.mean(axis=0)
     deviation = activation.std(axis=0)
     constant = np.ptp(activation, axis=0) == 0
-    return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation))
+    return np.where(constant, 0.0, centered / np.where(constant, 1.0, deviation))
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,4 +1,4 @@
-"""Penalised logistic regression with few sentences and many units, or the other way round.
+"""Penalized logistic regression with few sentences and many units, or the other way round.
 
 The Newton steps and the stopping rule are those of scikit-learn's solver newton-cholesky, so that
 the classifiers are the same; the steps are cheaper. The minimum lies in the span of the sentences,
@@ -67,7 +67,7 @@ def newton(problem: Problem, penalty_inverse: float, start: Classifier) -> Class
     """Train a classifier by Newton's method.
 
     With weights s_i that add up to S, outputs f_i = w.a_i + b and the log-loss l of two classes
-    (logistic) or more (softmax), minimise
+    (logistic) or more (softmax), minimize
 
         sum_i s_i l(y_i, f_i) / S + |w|^2 / (2 C S)
 
@@ -166,7 +166,7 @@ def _step_size(objective: Callable[[float], float], slope: float) -> float:
 
 
 def _step(problem: Problem, penalty: float, raw: NDArray) -> Classifier:
-    """Minimise the quadratic approximation of the objective at the outputs `raw`."""
+    """Minimize the quadratic approximation of the objective at the outputs `raw`."""
     if problem.gram is None:
         return _step_over_units(problem, penalty, raw)
     p = _link(raw)

@@ -27,13 +27,13 @@ def mds(
         its first two axes are drawn. The coordinate `text`, if there, shows when hovering.
     color : str, optional
         A coordinate over `sentence`. Up to seven different values, or values that are not numbers,
-        have a colour and marker each; more numbers have a colour scale.
+        have a color and marker each; more numbers have a color scale.
 
     Returns
     -------
     hv.Points, hv.NdOverlay or hv.HoloMap
-        For the bokeh and the matplotlib backend. `Points` (`axis 1`, `axis 2`; the colour's
-        coordinate and `text`), overlaid by value of the colour where it has a legend.
+        For the bokeh and the matplotlib backend. `Points` (`axis 1`, `axis 2`; the color's
+        coordinate and `text`), overlaid by value of the color where it has a legend.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def _positions(result: xr.Dataset | xr.DataArray) -> xr.DataArray:
 
 
 def _levels(column: pd.Series) -> list[str]:
-    """Return the values that get a colour each, or none if a scale of colours suits better."""
+    """Return the values that get a color each, or none if a scale of colors suits better."""
     names = column.map(_level)
     defined = column[names != _UNDEFINED].unique().tolist()
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
@@ -113,15 +113,15 @@ def _points(table: pd.DataFrame) -> hv.Points:
 
 
 def _styled(figure: hv.Points, scale: str | None, legend: bool) -> hv.Points:
-    colour = {"color": scale, "cmap": "viridis", "colorbar": True} if scale else {}
+    color = {"color": scale, "cmap": "viridis", "colorbar": True} if scale else {}
     bokeh = {"width": 640, "height": 560, "framewise": True}
     matplotlib = {"fig_inches": (6.4, 5.4), "aspect": "equal", "framewise": True}
     return styled(
         figure,
         "NdOverlay" if legend else "Points",
-        bokeh={"Points": {**POINTS_BOKEH, **colour, **bokeh}, "NdOverlay": bokeh},
+        bokeh={"Points": {**POINTS_BOKEH, **color, **bokeh}, "NdOverlay": bokeh},
         matplotlib={
-            "Points": {**POINTS_MATPLOTLIB, **colour, **matplotlib},
+            "Points": {**POINTS_MATPLOTLIB, **color, **matplotlib},
             "NdOverlay": matplotlib,
         },
         both={"NdOverlay": {"legend_position": "right"}},

@@ -1,4 +1,4 @@
-"""From labelled arrays to the frames of a figure: what is drawn, what slides, what is fixed."""
+"""From labeled arrays to the frames of a figure: what is drawn, what slides, what is fixed."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from mlem_xr.schema import CELL, FINAL_STEP, InputError, choose
+from mlem_xr.schema import FINAL_STEP, REPRESENTATION, InputError, choose
 
 CONFIDENCE = 0.99
 """Coverage of the intervals over seeds."""
@@ -88,7 +88,7 @@ def describe(dim: str, value: Any) -> str:
 
 def fixed(values: xr.DataArray, drawn: tuple[str, ...]) -> str:
     """Return a title that names the coordinates which have one value in the whole figure."""
-    named = dict.fromkeys((*CELL, *map(str, values.dims)))
+    named = dict.fromkeys((*REPRESENTATION, *map(str, values.dims)))
     single = [
         name
         for name in named

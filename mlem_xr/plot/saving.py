@@ -18,6 +18,7 @@ from bokeh.resources import INLINE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mlem_xr.running.writing import whole
 from mlem_xr.schema import InputError
 
 MAX_PANELS = 12
@@ -77,13 +78,8 @@ def save(figure: Any, path: str | os.PathLike) -> None:
             f"path: unknown extension {path.suffix!r} of {path.name!r}; known: {known}"
         )
     data = write(figure, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def _page(figure: Any, path: Path) -> bytes:
@@ -223,13 +219,13 @@ def _labels(axes: np.ndarray) -> None:
 def _draw(figure: Figure, axis: Axes, content: Any) -> Any:
     renderer = hv.Store.renderers["matplotlib"].instance(dpi=_DPI)
     plot = renderer.get_plot(content, fig=figure, axis=axis)
-    # HoloViews places a colour bar by numbers, which the layout of a grid makes stale.
+    # HoloViews places a color bar by numbers, which the layout of a grid makes stale.
     for part in plot.traverse(lambda p: p, [lambda p: "cax" in p.handles]):
         label = part.handles["cax"].get_ylabel()
         part.handles["cax"].remove()
         figure.colorbar(part.handles["artist"], ax=axis, label=label)
     if axis.get_aspect() != "auto":
-        # Equal units widen the view, rather than shrink the box away from its neighbours.
+        # Equal units widen the view, rather than shrink the box away from its neighbors.
         axis.set_adjustable("datalim")
         axis.set_autoscale_on(True)
     return plot

@@ -1,4 +1,4 @@
-"""How figures look, in both backends: colours, markers, dashes, fonts and the options of both.
+"""How figures look, in both backends: colors, markers, dashes, fonts and the options of both.
 
 Importing this module registers both plotting backends with HoloViews; it selects none that the
 user has already selected, and leaves matplotlib's own backend alone.
@@ -11,9 +11,9 @@ import holoviews.plotting.bokeh
 import holoviews.plotting.mpl  # noqa: F401
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette for colour-blind readers, without its yellow, too pale for lines."""
+"""Okabe and Ito's palette for color-blind readers, without its yellow, too pale for lines."""
 
-# As many as are coprime to the number of colours: 7 x 8 lines differ before a look repeats.
+# As many as are coprime to the number of colors: 7 x 8 lines differ before a look repeats.
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "x", "star")
 _MATPLOTLIB_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
+from mlem_xr.running.writing import whole
 from mlem_xr.schema import InputError, check_features
 from mlem_xr.stimuli.generate import generate_stimuli, list_stimuli
 from mlem_xr.stimuli.table import from_dataframe, to_dataframe
@@ -22,10 +23,10 @@ def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.
     Parameters
     ----------
     source : str, path, pd.DataFrame or xr.Dataset
-        Name of a bundled set (see `list_stimuli`), path of a table (.csv, .csv.gz, .parquet),
-        a DataFrame, or a Dataset of stimuli, which is checked. A table has a column `sentence`;
-        every other column is a feature, in order. In CSV only an empty cell is undefined: "NA" is
-        a word.
+        Name of a bundled set (see `list_stimuli`), path of a grammar (.fcfg) or of a table (.csv,
+        .csv.gz, .parquet), a DataFrame, or a Dataset of stimuli, which is checked. A table has a
+        column `sentence`; every other column is a feature, in order. In CSV only an empty cell is
+        undefined: "NA" is a word.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.
         raise InputError(
             f"stimuli: found {type(source).__name__}; expected a name, path, DataFrame or Dataset"
         )
-    if str(source) in list_stimuli():
+    if str(source) in list_stimuli() or Path(source).suffix == ".fcfg":
         return generate_stimuli(source)
     path = Path(source)
     table = _read_table(path)
@@ -96,17 +97,14 @@ def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
     if suffix is None:
         raise InputError(f"path: {str(path)!r} does not end in {', '.join(SUFFIXES)}")
     table = to_dataframe(_check_dataset(stimuli))
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        if suffix == ".parquet":
-            table.to_parquet(partial, index=False)
-        else:
-            table.to_csv(partial, index=False, compression=_compression(suffix))
-        partial.replace(path)
+        with whole(path) as unfinished:
+            if suffix == ".parquet":
+                table.to_parquet(unfinished, index=False)
+            else:
+                table.to_csv(unfinished, index=False, compression=_compression(suffix))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"path: cannot write {path} ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_dataset(stimuli: xr.Dataset) -> xr.Dataset:

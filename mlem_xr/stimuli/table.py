@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mlem_xr.schema import RESERVED, InputError, check_features
-
-MIN_SENTENCES = 4
-"""Two folds need two training sentences each."""
+from mlem_xr.schema import MIN_SENTENCES, RESERVED, InputError, check_features, warn
 
 
 def from_dataframe(table: pd.DataFrame, *, name: str) -> xr.Dataset:
@@ -168,7 +164,7 @@ def stimuli_hash(stimuli: xr.Dataset) -> str:
 
 
 def stimuli_attributes(data: xr.Dataset) -> dict[str, Any]:
-    """Name and hash of the stimuli that a Dataset holds now, if it holds their text.
+    """Say which stimuli a Dataset holds now, if it holds their text, and which store they are from.
 
     Parameters
     ----------
@@ -178,13 +174,15 @@ def stimuli_attributes(data: xr.Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        `stimuli`, `stimuli_hash` and the number of units, `n_units`; empty without a coordinate
-        `text`.
+        `stimuli`, `stimuli_hash` and the number of units, `n_units`, and `store`, if they come
+        from one; empty without a coordinate `text`.
     """
     if "text" not in data.coords or "stimuli" not in data.attrs:
         return {}
     found = {"stimuli": data.attrs["stimuli"], "stimuli_hash": stimuli_hash(data)}
-    return found | ({"n_units": data.sizes["unit"]} if "unit" in data.dims else {})
+    if "unit" in data.dims:
+        found["n_units"] = data.sizes["unit"]
+    return found | ({"store": data.attrs["store"]} if "store" in data.attrs else {})
 
 
 def _check_table(table: pd.DataFrame, features: list[str]) -> None:
@@ -220,10 +218,7 @@ def _check_table(table: pd.DataFrame, features: list[str]) -> None:
     repeated = int(text.duplicated().sum())
     if repeated:
         example = text[text.duplicated()].iloc[0]
-        warnings.warn(
-            f"stimuli: {repeated} sentences repeat an earlier one, for example {example!r}",
-            stacklevel=4,
-        )
+        warn(f"stimuli: {repeated} sentences repeat an earlier one, for example {example!r}")
 
 
 def _plain_values(column: pd.Series) -> np.ndarray:

@@ -7,8 +7,8 @@ from measuring import MIB, report, seconds
 from zarr.codecs import BloscCodec
 
 import mlem_xr as mx
-from mlem_xr.demo import MODEL, demo_weights
-from mlem_xr.grids import COMPRESSOR
+from mlem_xr.cli.demo import MODEL, demo_weights
+from mlem_xr.store.grid import COMPRESSOR
 
 CODECS = {
     "none": None,

@@ -8,8 +8,9 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import mlem_xr as mx
-from mlem_xr.kernels.decoding import decoding
-from mlem_xr.pairs import feature_codes
+from mlem_xr.analyses.decoding import DecodingOptions
+from mlem_xr.kernels.decoding import decode
+from mlem_xr.stimuli.pairs import feature_codes
 
 FEATURES = ["sentence_TENSE", "subj_ANIM", "subj_NUM"]
 """Two, two and three classes: with more, the plain loop takes minutes."""
@@ -56,7 +57,7 @@ def test_decoding_is_the_plain_loop_but_faster(n_units):
             expected = plain_auc(activation.astype(np.float64), label)
             plain_time = time.perf_counter() - start
             start = time.perf_counter()
-            auc = decoding(activation, label)[0]
+            [auc] = decode(activation, label[:, np.newaxis], DecodingOptions())["auc"]
             own_time = time.perf_counter() - start
         print(
             f"\n522 x {n_units}, {name}, {label.max() + 1} classes: plain {plain_time:.2f} s, "

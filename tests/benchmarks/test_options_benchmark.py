@@ -7,7 +7,8 @@ from measuring import alone, plain_pairs, report, seconds, simulated
 import mlem_xr as mx
 import plain
 from mlem_xr.kernels.conditional import residuals
-from mlem_xr.pairs import feature_codes, pair_design
+from mlem_xr.kernels.design import pair_design
+from mlem_xr.stimuli.pairs import feature_codes
 
 K = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 384]
 

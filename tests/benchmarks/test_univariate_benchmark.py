@@ -16,7 +16,8 @@ from measuring import (
 
 import mlem_xr as mx
 from mlem_xr.kernels import moments
-from mlem_xr.pairs import feature_codes, pair_design
+from mlem_xr.kernels.design import pair_design
+from mlem_xr.stimuli.pairs import feature_codes
 
 
 def many_units():

@@ -11,7 +11,7 @@ import xarray as xr
 from measuring import GIB, MIB, peak_memory, report, simulated
 
 import mlem_xr as mx
-from mlem_xr.stores import write_checkpoint
+from mlem_xr.store.activations import write_checkpoint
 
 N_SEEDS, N_LAYERS, N_UNITS = 25, 12, 768
 N_RUNS = 5
@@ -31,8 +31,8 @@ def store(tmp_path_factory):
 
 def graph_size(result: xr.Dataset) -> int:
     """Bytes of all that a scheduler is sent."""
-    (optimised,) = dask.optimize(result)
-    return len(cloudpickle.dumps(dict(optimised.__dask_graph__())))
+    (optimized,) = dask.optimize(result)
+    return len(cloudpickle.dumps(dict(optimized.__dask_graph__())))
 
 
 def scan_with(n_workers: int, store) -> tuple[float, int]:

@@ -1,0 +1,114 @@
+"""What the analyses of importance share: their options and outputs, and the checks of features."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from mlem_xr.analyses.base import Output
+from mlem_xr.analyses.options import SEED, Options, among, number, option, sorted_tuple
+from mlem_xr.kernels.distances import DISTANCES
+from mlem_xr.kernels.targets import TARGETS
+from mlem_xr.schema import warn
+
+ALPHAS = tuple(10.0**power for power in range(-4, 5))
+"""Penalties among which the validation pairs choose."""
+
+_SMALLEST_ALPHA = 1e-6
+"""A smaller penalty drowns in rounding where two features are the same on all pairs."""
+
+Conditional = Literal[False, True, "exact"]
+Folds = Literal["pairs", "sentences"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportanceOptions(Options):
+    """The options of an analysis of importance."""
+
+    distance: str = option("euclidean", "Distance between activations.", check=among(DISTANCES))
+    target: str = option(
+        "square", "What is predicted: square, or none (the distance itself).", check=among(TARGETS)
+    )
+    min_max: bool = option(True, "Scale the distances to [0, 1].")
+    zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
+    conditional: Conditional = option(
+        False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
+    )
+    folds: Folds = option("pairs", "What is split into folds.")
+    random_state: int = option(0, "Seed of the folds.", check=SEED)
+    alphas: Iterable[float] = option(
+        ALPHAS,
+        "A ridge penalty to choose from.",
+        check=sorted_tuple(
+            number(f"finite numbers of at least {_SMALLEST_ALPHA}", lambda a: a >= _SMALLEST_ALPHA)
+        ),
+        each=float,
+        flag="alpha",
+    )
+    mae: bool = option(False, "Compute the mean absolute error too.")
+
+
+INPUTS: Mapping[str, tuple[str, ...]] = {
+    "activation": ("sentence", "unit"),
+    "codes": ("sentence", "feature"),
+}
+
+LABELS = {"fold": [0, 1]}
+
+
+def outputs(over: str | None = None) -> dict[str, Output]:
+    """Return the outputs of an analysis of importance, of one target or of several.
+
+    Parameters
+    ----------
+    over : str, optional
+        The dimension of the targets.
+    """
+    own = () if over is None else (over,)
+    feature, fold = (*own, "feature"), (*own, "fold")
+    score = "on held-out pairs"
+    return {
+        "importance": Output(
+            feature, "mean increase of the squared error when the feature is permuted", "target^2"
+        ),
+        "std_error": Output(
+            feature, "standard error of the importance over pairs", "target^2", original="std"
+        ),
+        "p_value": Output(feature, "one-sided p-value of the importance", original="pval"),
+        "weight": Output(
+            (*fold, "feature"), "non-negative weight of the feature distance", "target"
+        ),
+        "alpha": Output(fold, "chosen ridge penalty"),
+        "intercept": Output(fold, "intercept of the metric", "target"),
+        "r2": Output(own, f"coefficient of determination {score}", original="score_R2"),
+        "r": Output(
+            own, f"Pearson correlation of predicted and actual target {score}", original="score_R"
+        ),
+        "mse": Output(own, f"mean squared error {score}", "target^2", original="score_MSE"),
+        "mae": Output(
+            own, f"mean absolute error {score}", "target", original="score_MAE", optional=True
+        ),
+    }
+
+
+def warn_of_useless_features(arrays: Mapping[str, xr.DataArray], _: Any) -> None:
+    """Warn of features that differ in no pair of sentences, or in every pair."""
+    codes = arrays["codes"]
+    levels = {
+        str(name): (len(np.unique(column[column >= 0])), len(column))
+        for name, column in zip(codes["feature"].values, codes.values.T, strict=True)
+    }
+    constant = [name for name, (n_levels, _) in levels.items() if n_levels < 2]
+    if constant:
+        warn(
+            f"features: {', '.join(constant)} never differ between two sentences; "
+            "importance 0, p-value 1"
+        )
+    distinct = [name for name, (n_levels, n) in levels.items() if n_levels == n]
+    if distinct:
+        warn(
+            f"features: {', '.join(distinct)} differ between all sentences, as a number of the row "
+            "does; importance 0, p-value 1"
+        )

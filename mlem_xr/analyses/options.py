@@ -1,0 +1,137 @@
+"""Options of an analysis: frozen dataclasses that check themselves and know how to be asked for."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Real
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from mlem_xr.schema import InputError, check_integer, choose
+
+Check = Callable[[str, Any], Any]
+"""Takes the name of an option and what was given; returns the value, or raises `InputError`."""
+
+
+def option(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    check: Check | None = None,
+    each: type | None = None,
+    flag: str | None = None,
+) -> Any:
+    """Describe a field of `Options`.
+
+    Parameters
+    ----------
+    default : object, optional
+        Its value where none is given; without one, the option has to be given.
+    help : str
+        One sentence for the command line.
+    check : callable, optional
+        What checks a value; by default its type does, which is then `bool` or a `Literal`.
+    each : type, optional
+        What it is a tuple of, if it takes several values.
+    flag : str, optional
+        Its name on the command line, where that is another one, such as `alpha` for `alphas`.
+    """
+    about = {"help": help, "check": check, "each": each, "flag": flag}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of an analysis: every field is an `option`, checked when an instance is made."""
+
+    def __post_init__(self) -> None:
+        for name in self.names():
+            object.__setattr__(self, name, self.checked(name, getattr(self, name)))
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the options."""
+        return [spec.name for spec in fields(cls)]
+
+    @classmethod
+    def spec(cls, name: str) -> Field:
+        """Return the field of an option."""
+        return next(spec for spec in fields(cls) if spec.name == name)
+
+    @classmethod
+    def kind(cls, name: str) -> Any:
+        """Return the type of an option."""
+        return get_type_hints(cls)[name]
+
+    @classmethod
+    def checked(cls, name: str, value: Any) -> Any:
+        """Return the value of an option in its one form; raise `InputError` if it cannot be."""
+        check = cls.spec(name).metadata["check"]
+        if check is not None:
+            return check(name, value)
+        known = choices(cls.kind(name))
+        # 1 equals True: what counts is the value of ours.
+        return known[known.index(choose(name, value, known))]
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the options that need not be given, as settings."""
+        given = {s.name: s.default for s in fields(cls) if s.default is not MISSING}
+        return {name: plain(cls.checked(name, value)) for name, value in given.items()}
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options as JSON knows them."""
+        return {name: plain(getattr(self, name)) for name in self.names()}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def choices(kind: Any) -> list[Any]:
+    """Return the values of a type that has few of them."""
+    return [False, True] if kind is bool else list(get_args(kind))
+
+
+def is_literal(kind: Any) -> bool:
+    """Say whether a type lists its values."""
+    return get_origin(kind) is Literal
+
+
+def among(known: Iterable[Any]) -> Check:
+    """Accept what a table knows."""
+    return lambda name, value: choose(name, value, known)
+
+
+def integer(*, at_least: int, below: int | None = None) -> Check:
+    """Accept whole numbers of a range."""
+    return lambda name, value: check_integer(name, value, at_least=at_least, below=below)
+
+
+SEED = integer(at_least=0, below=2**32)
+"""What NumPy's and scikit-learn's generators take."""
+
+
+def number(expected: str, accepted: Callable[[float], bool]) -> Check:
+    """Accept finite numbers of a range, which `expected` says in words."""
+
+    def check(name: str, value: Any) -> float:
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        if not real or not math.isfinite(value) or not accepted(float(value)):
+            raise InputError(f"{name}: found {value!r}; expected {expected}")
+        return float(value)
+
+    return check
+
+
+def sorted_tuple(of: Check) -> Check:
+    """Accept one value or several, each once, in ascending order."""
+
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        several = isinstance(value, Iterable) and getattr(value, "shape", None) != ()
+        values = sorted({of(name, v) for v in (value if several else [value])})
+        if not values:
+            raise InputError(f"{name}: found no number; expected at least one")
+        return tuple(values)
+
+    return check

@@ -1,0 +1,169 @@
+"""Results as tidy pandas tables, and as files."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mlem_xr.analyses.layers import UNIT_LABELS
+from mlem_xr.running.writing import whole
+from mlem_xr.schema import REPRESENTATION, InputError, choose
+
+_ORIGINAL_LABELS = {"feature": "Feature", "pooling": "take_activation_from"}
+"""Our labels to the columns of the original program's CSV files, where they differ."""
+
+
+def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
+    """Turn a result into a tidy table: one row per representation and unit, feature or sentence.
+
+    Lazy results are computed. What was not recorded or computed has no row. The units that
+    `top_unit_importance` chose are left out: they are in `result.chosen`.
+
+    Parameters
+    ----------
+    result : xr.Dataset
+        What an analysis returned.
+    names : {"mlem_xr", "original"}
+        `original`: the columns of the original program's CSV files (Feature, importance, std,
+        pval, score_R2, ..., layer, seed, step, Method), so that old notebooks keep working.
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns for the labels of the dimensions, and for the layer that a unit comes from where
+        layers were concatenated; then the variables, with a column per fold where they have folds,
+        such as `alpha_fold0`.
+
+    Raises
+    ------
+    InputError
+        If `names` is unknown.
+
+    Examples
+    --------
+    >>> result = xr.Dataset({"r2": ("layer", [0.5, np.nan])}, coords={"layer": [1, 2]})
+    >>> to_dataframe(result)
+       layer   r2
+    0      1  0.5
+    """
+    choose("names", names, ("mlem_xr", "original"))
+    if not isinstance(result, xr.Dataset):
+        raise InputError(f"result: expected an xarray Dataset, found {type(result)}")
+    kept = [name for name, variable in result.data_vars.items() if variable.dtype != bool]
+    flat = _without_folds(result[kept].compute())
+    scalars = [name for name in REPRESENTATION if name in flat.coords and name not in flat.dims]
+    labels = [*scalars, *(str(dim) for dim in _dimensions(flat))]
+    if "unit" in labels:
+        after = labels.index("unit") + 1
+        labels[after:after] = [name for name in UNIT_LABELS if name in flat.coords]
+    plain = flat.drop_vars([name for name in flat.coords if name not in labels])
+    table = _recorded(plain).reset_index()
+    table = table.dropna(subset=list(plain.data_vars), how="all").reset_index(drop=True)
+    table = table[[*labels, *plain.data_vars]]
+    return _with_original_names(table, result) if names == "original" else table
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as CSV or Parquet, whole or not at all.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Any table.
+    path : str or Path
+        `.csv`, `.csv.gz` or `.parquet`; parents are made, an existing file is replaced.
+
+    Raises
+    ------
+    InputError
+        If the extension is another one.
+
+    Examples
+    --------
+    >>> write_table(pd.DataFrame(), "table.doc")
+    Traceback (most recent call last):
+        ...
+    mlem_xr.schema.InputError: path: table.doc; expected .csv, .csv.gz or .parquet
+    """
+    path = check_table_path(path)
+    with whole(path) as unfinished:
+        if path.suffix == ".parquet":
+            table.to_parquet(unfinished, index=False)
+        else:
+            table.to_csv(unfinished, index=False)
+
+
+def check_table_path(path: str | Path) -> Path:
+    """Return a path that `write_table` can write to; refuse others.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where a table is to be written.
+
+    Returns
+    -------
+    Path
+        The path.
+
+    Raises
+    ------
+    InputError
+        If the extension is unknown, or a folder stands there, or a file where its folder would be.
+    """
+    path = Path(path)
+    if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
+        raise InputError(f"path: {path}; expected .csv, .csv.gz or .parquet")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir():
+        found = f"{path} is a folder" if path.is_dir() else f"{folder} is no folder"
+        raise InputError(f"path: {found}; expected a file in a folder")
+    return path
+
+
+def _recorded(data: xr.Dataset) -> pd.DataFrame:
+    """Turn into a table only the representations that hold something: most may hold nothing."""
+    dims = [dim for dim in REPRESENTATION if dim in data.dims]
+    if not dims:
+        return data.to_dataframe(dim_order=_dimensions(data))
+    stacked = data.stack(representation=dims)
+    holds = [v.notnull().any(set(v.dims) - {"representation"}) for v in stacked.values()]
+    stacked = stacked.isel(representation=np.logical_or.reduce(holds))
+    order = ["representation", *(dim for dim in _dimensions(data) if dim not in dims)]
+    return stacked.to_dataframe(dim_order=order).drop(columns=dims, errors="ignore")
+
+
+def _dimensions(data: xr.Dataset) -> list[str]:
+    """List the dimensions in the order of the columns, from the model to the feature."""
+    last = ("unit", "k", "sentence", "axis", "feature")
+    known = [dim for dim in (*REPRESENTATION, *last) if dim in data.dims]
+    return known + [str(dim) for dim in data.dims if dim not in known]
+
+
+def _without_folds(result: xr.Dataset) -> xr.Dataset:
+    if "fold" not in result.dims:
+        return result
+    columns = {}
+    for name, variable in result.data_vars.items():
+        if "fold" not in variable.dims:
+            columns[name] = variable
+        else:
+            for fold in range(result.sizes["fold"]):
+                columns[f"{name}_fold{fold}"] = variable.isel(fold=fold, drop=True)
+    return xr.Dataset(columns)
+
+
+def _with_original_names(table: pd.DataFrame, result: xr.Dataset) -> pd.DataFrame:
+    # The registry imports every analysis, of which some write tables.
+    from mlem_xr.analyses import ANALYSES
+
+    name = result.attrs.get("analysis", "")
+    analysis = ANALYSES.get(name)
+    outputs = {} if analysis is None else analysis.outputs
+    renamed = {k: output.original for k, output in outputs.items() if output.original}
+    table = table.rename(columns=_ORIGINAL_LABELS | renamed)
+    if "step" in table:
+        # The original counts MultiBERTs steps in thousands; a final network has none.
+        table["step"] = np.where(table["step"] < 0, np.nan, table["step"] / 1000)
+    return table.assign(Method=name if analysis is None else analysis.original or name)

@@ -1,0 +1,177 @@
+"""Importance of the features for the distances over the best units of a layer."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from mlem_xr.analyses.base import Analysis, Output, Source, check_result
+from mlem_xr.analyses.importance import (
+    ALPHAS,
+    INPUTS,
+    LABELS,
+    Conditional,
+    Folds,
+    ImportanceOptions,
+    outputs,
+    warn_of_useless_features,
+)
+from mlem_xr.analyses.options import integer, option, sorted_tuple
+from mlem_xr.kernels.explain import explain_top_units
+from mlem_xr.schema import InputError, choose
+
+SCORES = ("r2", "r", "mse", "mae")
+"""Scores that units can be ranked by; the smallest `mse` and `mae` come first."""
+
+_FEATURE = "feature:"
+"""What stands before the name of a feature that has the name of a score."""
+
+
+def _name(argument: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{argument}: found {value!r}; expected a score or the name of a feature")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopUnitOptions(ImportanceOptions):
+    """The options of an analysis of the best units."""
+
+    by: str = option("r2", "What units are ranked by: a score, or a feature.", check=_name)
+    k: int | Iterable[int] = option(
+        help="How many units.", check=sorted_tuple(integer(at_least=1, below=2**31)), each=int
+    )
+
+
+def _scores(univariate: xr.Dataset, options: TopUnitOptions) -> Mapping[str, xr.DataArray]:
+    """Return a score per unit, larger ones being better."""
+    check_result(univariate, {}, argument="univariate")
+    by = options.by
+    scores = [name for name in SCORES if name in univariate]
+    features = univariate["feature"].values.tolist() if "feature" in univariate else []
+    marked = [_FEATURE + name if name in scores else name for name in features]
+    choose("by", by, [*scores, *marked])
+    if by in scores:
+        return {"score": -univariate[by] if by in ("mse", "mae") else univariate[by]}
+    score = univariate["importance"].sel(feature=features[marked.index(by)], drop=True)
+    return {"score": score.where(univariate["mse"].notnull()) if "mse" in scores else score}
+
+
+def _check(arrays: Mapping[str, xr.DataArray], options: TopUnitOptions) -> None:
+    activation, score = arrays["activation"], arrays["score"]
+    for dim in {*activation.dims, *score.dims} - {"sentence"}:
+        same = activation.sizes.get(dim) == score.sizes.get(dim)
+        if same and dim in activation.coords and dim in score.coords:
+            same = activation.indexes[dim].equals(score.indexes[dim])
+        if not same:
+            raise InputError(
+                f"univariate: its labels along {dim!r} are not those of the activations; "
+                "expected what univariate_importance returned for them"
+            )
+    both = "fingerprint" in activation.coords and "fingerprint" in score.coords
+    if both and not (activation["fingerprint"] == score["fingerprint"]).all():
+        raise InputError(
+            "univariate: the activations have been recorded again since it was made; "
+            "expected what univariate_importance returned for them"
+        )
+    warn_of_useless_features(arrays, options)
+
+
+TOP_UNITS = Analysis(
+    name="top_unit_importance",
+    help="Explain the distances over the best units of each layer.",
+    command="top-units",
+    function=explain_top_units,
+    inputs={"activation": INPUTS["activation"], "score": ("unit",), "codes": INPUTS["codes"]},
+    outputs=outputs("k")
+    | {"chosen": Output(("k", "unit"), "whether a unit is among the k best", dtype="bool")},
+    options=TopUnitOptions,
+    labels=lambda options: LABELS | {"k": options.k},
+    check=_check,
+    source=Source("univariate", _scores, "univariate_importance"),
+    original="Multivariate",
+)
+
+
+def top_unit_importance(
+    activations: xr.Dataset,
+    univariate: xr.Dataset,
+    *,
+    by: str = "r2",
+    k: int | Iterable[int],
+    distance: str = "euclidean",
+    target: str = "square",
+    min_max: bool = True,
+    zscore: bool = False,
+    conditional: Conditional = False,
+    features: Iterable[str] | None = None,
+    folds: Folds = "pairs",
+    random_state: int = 0,
+    alphas: Iterable[float] = ALPHAS,
+    mae: bool = False,
+) -> xr.Dataset:
+    """Explain the distances over the k best units of each layer, for every k in one sweep.
+
+    The units of a layer are ranked by a univariate score; the neural distance is that over the
+    first k of them, and everything else is as in `multivariate_importance`. Squared Euclidean
+    distances of the ranked units add up, so that a larger k costs only its additional units.
+
+    Parameters
+    ----------
+    activations : xr.Dataset
+        The opened store, or any Dataset with `activation` (..., sentence, unit) and the features
+        as coordinates over `sentence`; NumPy- or Dask-backed.
+    univariate : xr.Dataset
+        What `univariate_importance` returned for the same representations and units.
+    by : str
+        "r2", "r" (largest first), "mse", "mae" (smallest first), or a feature (the largest
+        importance first; "feature:r2" if its name is that of a score). Units without scores, such
+        as constant ones, are left out.
+    k : int or iterable of int
+        Numbers of units. All units that equal the k-th are in too; a layer of fewer units has all
+        of them in.
+    distance, target, min_max, zscore, conditional, features, folds, random_state, alphas, mae
+        As for `multivariate_importance`.
+
+    Returns
+    -------
+    xr.Dataset
+        As `multivariate_importance`, with `k` (int64) after `layer`; and `chosen` bool
+        (..., layer, k, unit), the units that are in. Lazy if `activations` or `univariate` is.
+
+    Raises
+    ------
+    InputError
+        If `by` or an option is unknown, `k` is not positive, or `univariate` has other labels or
+        is of other activations; when computed, if a representation holds NaN or infinite values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mlem_xr as mx
+    >>> rng = np.random.default_rng(0)
+    >>> plural = np.arange(40) % 2
+    >>> units = rng.normal(size=(40, 5))
+    >>> units[:, 3] += 5 * plural
+    >>> data = xr.Dataset(
+    ...     {"activation": (("sentence", "unit"), units)}, coords={"plural": ("sentence", plural)}
+    ... )
+    >>> best = top_unit_importance(data, mx.univariate_importance(data), k=[1, 2])
+    >>> best.chosen.sel(k=1).values.tolist()
+    [False, False, False, True, False]
+    """
+    options = TopUnitOptions(
+        by=by,
+        k=k,
+        distance=distance,
+        target=target,
+        min_max=min_max,
+        zscore=zscore,
+        conditional=conditional,
+        folds=folds,
+        random_state=random_state,
+        alphas=alphas,
+        mae=mae,
+    )
+    return TOP_UNITS(activations, options, features=features, source=univariate)

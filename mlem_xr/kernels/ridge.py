@@ -1,0 +1,288 @@
+"""Moments -> weights: non-negative ridge regression with intercept, batched over targets.
+
+Shapes: P patterns, F features, T targets. Everything that does not depend on the target (means and
+Gram matrices of the patterns) is computed once per fold.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+_TOLERANCE = 1e-12
+"""Relative to the largest right-hand side: below it, a gradient counts as zero."""
+
+_ROUNDING = 1e-13
+"""Relative to the mean target: a smaller covariance is a rounding error."""
+
+
+class Regressors(NamedTuple):
+    """What the regression needs from the patterns of a set of pairs, whatever the targets."""
+
+    n_pairs: float
+    """Number of pairs."""
+    mean: NDArray
+    """Mean feature distances: (F)."""
+    centered: NDArray
+    """Feature distances of the patterns less their mean: (P, F)."""
+    gram: NDArray
+    """Sum over pairs of (x - mean)(x - mean)': (F, F)."""
+
+
+class Targets(NamedTuple):
+    """What the regression needs from the targets of a set of pairs."""
+
+    mean: NDArray
+    """Mean targets: (T)."""
+    cross: NDArray
+    """Sum over pairs of (x - mean)(y - mean): (T, F)."""
+
+
+def regressors(pattern: NDArray, n_pairs: NDArray) -> Regressors:
+    """Compute the second moments of the feature distances of a set of pairs.
+
+    Parameters
+    ----------
+    pattern : ndarray of float64 (P, F)
+        Feature distances.
+    n_pairs : ndarray of float64 (P)
+        Pairs of each pattern; at least one in all.
+
+    Returns
+    -------
+    Regressors
+        Mean and Gram matrix.
+    """
+    n = float(n_pairs.sum())
+    mean = n_pairs @ pattern / n
+    centered = pattern - mean
+    return Regressors(n, mean, centered, (centered * n_pairs[:, np.newaxis]).T @ centered)
+
+
+def targets(rows: Regressors, total: NDArray) -> Targets:
+    """Compute the products of targets and feature distances of a set of pairs.
+
+    Parameters
+    ----------
+    rows : Regressors
+        Of the same pairs.
+    total : ndarray of float64 (P, T)
+        Sum of the targets of each pattern.
+
+    Returns
+    -------
+    Targets
+        Means and cross products.
+    """
+    mean = total.sum(axis=0) / rows.n_pairs
+    cross = total.T @ rows.centered
+    # A constant target leaves rounding errors, which must not become weights.
+    cross[np.abs(cross) < _ROUNDING * rows.n_pairs * np.abs(mean)[:, np.newaxis]] = 0.0
+    return Targets(mean, cross)
+
+
+@numba.njit(nogil=True, cache=True)
+def _solve_subset(
+    gram: NDArray, ridge: float, cross: NDArray, passive: NDArray, lower: NDArray, weight: NDArray
+) -> None:
+    """Solve (gram + ridge I) w = cross on the passive features by Cholesky; 0 elsewhere."""
+    n_features = len(cross)
+    members = np.empty(n_features, np.int64)
+    m = 0
+    for k in range(n_features):
+        weight[k] = 0.0
+        if passive[k]:
+            members[m] = k
+            m += 1
+    for a in range(m):
+        for b in range(a + 1):
+            value = gram[members[a], members[b]]
+            if a == b:
+                value += ridge
+            for c in range(b):
+                value -= lower[a, c] * lower[b, c]
+            lower[a, b] = np.sqrt(value) if a == b else value / lower[b, b]
+        value = cross[members[a]]
+        for c in range(a):
+            value -= lower[a, c] * weight[members[c]]
+        weight[members[a]] = value / lower[a, a]
+    for a in range(m - 1, -1, -1):
+        value = weight[members[a]]
+        for c in range(a + 1, m):
+            value -= lower[c, a] * weight[members[c]]
+        weight[members[a]] = value / lower[a, a]
+
+
+@numba.njit(nogil=True, cache=True)
+def _nonnegative_ridge(
+    gram: NDArray, ridge: float, cross: NDArray, passive: NDArray, lower: NDArray, weight: NDArray
+) -> None:
+    """Minimize w'(gram + ridge I)w / 2 - cross'w over w >= 0 by block principal pivoting.
+
+    `passive` holds the guess of the features with w > 0 (a warm start) and is left at the answer.
+    All features that violate the optimality conditions change sides at once; if that stops
+    helping, only the last of them does, which ends after finitely many steps (Kim & Park 2011,
+    https://doi.org/10.1137/110821172).
+    """
+    n_features = len(cross)
+    tolerance = _TOLERANCE * np.max(np.abs(cross))
+    fewest, patience = n_features + 1, 3
+    while True:
+        _solve_subset(gram, ridge, cross, passive, lower, weight)
+        violations, last = 0, -1
+        for k in range(n_features):
+            slope = ridge * weight[k] - cross[k]
+            for c in range(n_features):
+                slope += gram[k, c] * weight[c]
+            if (passive[k] and weight[k] < 0.0) or (not passive[k] and slope < -tolerance):
+                violations += 1
+                last = k
+                lower[k, k] = -1.0
+            else:
+                lower[k, k] = 1.0
+        if violations == 0:
+            return
+        if violations < fewest:
+            fewest, patience = violations, 3
+        else:
+            patience -= 1
+        if patience >= 0:
+            for k in range(n_features):
+                if lower[k, k] < 0.0:
+                    passive[k] = not passive[k]
+        else:
+            passive[last] = not passive[last]
+
+
+@numba.njit(nogil=True, cache=True)
+def _fit_targets(
+    train_gram: NDArray,
+    train_cross: NDArray,
+    validation_gram: NDArray,
+    validation_cross: NDArray,
+    validation_count: float,
+    feature_shift: NDArray,
+    target_shift: NDArray,
+    refit_gram: NDArray,
+    refit_cross: NDArray,
+    alphas: NDArray,
+) -> tuple[NDArray, NDArray]:
+    """Choose a penalty for every target and fit with it.
+
+    With train, validation and refit pairs centered on their own means, G their Gram matrices and c
+    their cross products, w minimizes w'Gw + alpha |w|^2 - 2 c'w over w >= 0 on the training pairs.
+    The validation error of w is, but for the sum of squared targets, which no alpha changes,
+
+        w'G_v w - 2 c_v'w + n_v (target_shift - feature_shift'w)^2
+
+    Parameters
+    ----------
+    train_gram, validation_gram, refit_gram : ndarray of float64 (F, F)
+        Sums over pairs of (x - mean)(x - mean)'.
+    train_cross, validation_cross, refit_cross : ndarray of float64 (T, F)
+        Sums over pairs of (x - mean)(y - mean).
+    validation_count : float
+        Number of validation pairs, n_v.
+    feature_shift : ndarray of float64 (F)
+        Mean feature distances of the validation pairs less those of the training pairs.
+    target_shift : ndarray of float64 (T)
+        The same of the targets.
+    alphas : ndarray of float64 (alpha)
+        Positive penalties, ascending; the first of equally good ones wins.
+
+    Returns
+    -------
+    chosen : ndarray of int64 (T)
+        Position of the chosen penalty.
+    weights : ndarray of float64 (T, F)
+        Of the fit on the refit pairs.
+    """
+    n_targets, n_features = train_cross.shape
+    chosen = np.zeros(n_targets, np.int64)
+    weights = np.zeros((n_targets, n_features))
+    weight = np.zeros(n_features)
+    passive = np.zeros(n_features, np.bool_)
+    lower = np.zeros((n_features, n_features))
+    for t in range(n_targets):
+        passive[:] = train_cross[t] > 0.0
+        smallest = np.inf
+        for a in range(len(alphas)):
+            _nonnegative_ridge(train_gram, alphas[a], train_cross[t], passive, lower, weight)
+            # The validation error less the sum of squared targets, which no alpha changes.
+            offset = target_shift[t]
+            error = 0.0
+            for k in range(n_features):
+                offset -= feature_shift[k] * weight[k]
+                product = -2.0 * validation_cross[t, k]
+                for c in range(n_features):
+                    product += validation_gram[k, c] * weight[c]
+                error += product * weight[k]
+            error += validation_count * offset * offset
+            if error < smallest:
+                smallest = error
+                chosen[t] = a
+        _nonnegative_ridge(refit_gram, alphas[chosen[t]], refit_cross[t], passive, lower, weight)
+        weights[t] = weight
+    return chosen, weights
+
+
+class Fit(NamedTuple):
+    """A fitted metric per target."""
+
+    weight: NDArray
+    """Non-negative weights: (T, F)."""
+    intercept: NDArray
+    """Intercepts: (T)."""
+    alpha: NDArray
+    """Chosen penalties: (T)."""
+
+
+class FoldRegressors(NamedTuple):
+    """The patterns of a fold, as it is trained."""
+
+    train: Regressors
+    validation: Regressors
+    refit: Regressors
+    """Training and validation pairs together."""
+
+
+def fit(
+    rows: FoldRegressors, train: NDArray, validation: NDArray, refit: NDArray, alphas: NDArray
+) -> Fit:
+    """Fit the metric of one fold for all targets.
+
+    Minimizes |y - b - Xw|^2 + alpha |w|^2 over b and w >= 0 on the training pairs for every alpha,
+    picks the alpha with the smallest squared error on the validation pairs (the smaller one wins a
+    tie), and refits with it on the training and validation pairs together.
+
+    Parameters
+    ----------
+    rows : FoldRegressors
+        Of the training, the validation and all of these pairs.
+    train, validation, refit : ndarray of float64 (P, T)
+        Sums of the targets of each pattern over the same pairs.
+    alphas : ndarray of float64 (alpha)
+        Positive penalties, ascending.
+
+    Returns
+    -------
+    Fit
+        Weights, intercepts and chosen penalties.
+    """
+    y_train = targets(rows.train, train)
+    y_validation = targets(rows.validation, validation)
+    y_refit = targets(rows.refit, refit)
+    chosen, weight = _fit_targets(
+        rows.train.gram,
+        y_train.cross,
+        rows.validation.gram,
+        y_validation.cross,
+        rows.validation.n_pairs,
+        rows.validation.mean - rows.train.mean,
+        y_validation.mean - y_train.mean,
+        rows.refit.gram,
+        y_refit.cross,
+        alphas,
+    )
+    return Fit(weight, y_refit.mean - weight @ rows.refit.mean, alphas[chosen])

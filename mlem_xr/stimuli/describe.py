@@ -1,0 +1,208 @@
+"""How a stimulus set is balanced: levels, pairs, patterns, correlated and confounded features."""
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mlem_xr.schema import check_features, warn
+from mlem_xr.stimuli.pairs import feature_correlation, pattern_counts
+from mlem_xr.stimuli.table import to_codes
+
+MAX_CORRELATION = 0.5
+"""Absolute correlation of two features' distances above which their importances are hard to tell
+apart."""
+
+_SHOWN_LEVELS = 8
+
+
+def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
+    """Describe how the features of a stimulus set are balanced.
+
+    Parameters
+    ----------
+    stimuli : xr.Dataset
+        As `read_stimuli` returns it, or activations: one coordinate over `sentence` per feature.
+
+    Returns
+    -------
+    xr.Dataset
+        Dimensions `feature`, `other_feature` and `level_number` (order of first appearance), with
+
+        - `level` (feature, level_number) object: the values; None beyond the last one;
+        - `level_count` (feature, level_number) int64: sentences with that value;
+        - `undefined` (feature) int64: sentences that leave the feature undefined;
+        - `differing_pairs` (feature) int64: pairs of sentences with feature distance 1;
+        - `correlation` (feature, other_feature) float64: of the feature distances over all pairs;
+          NaN where a feature distance is constant;
+        - `constant` (feature) bool: no two sentences differ in the feature;
+        - `determines` (feature, other_feature) bool: sentences that agree in `feature`, undefined
+          being a value of its own, agree in `other_feature`, which is not constant;
+        - `n_sentences`, `n_pairs`, `n_patterns` (no dimension) int64: sentences, pairs of them, and
+          covariate patterns.
+
+    Raises
+    ------
+    InputError
+        If there is no feature.
+
+    Warns
+    -----
+    UserWarning
+        If feature distances correlate above 0.5 in absolute value; the message names the features.
+
+    Examples
+    --------
+    >>> from mlem_xr.stimuli import read_stimuli
+    >>> description = describe_stimuli(read_stimuli("short_sentence"))
+    >>> int(description.n_pairs), int(description.n_patterns)
+    (135981, 256)
+    >>> description.level_count.sel(feature="sentence_GROUP").values[:2].tolist()
+    [330, 192]
+    """
+    names = check_features(stimuli)
+    coded = [to_codes(stimuli[name].values) for name in names]
+    codes = np.stack([code for code, _ in coded])
+    pattern, n_pairs = pattern_counts(stimuli, features=names)
+    differing = n_pairs @ pattern.astype(np.int64)
+    constant = differing == 0
+    level, count = _levels(coded)
+    description = xr.Dataset(
+        {
+            "level": (("feature", "level_number"), level),
+            "level_count": (("feature", "level_number"), count),
+            "undefined": ("feature", (codes < 0).sum(axis=1)),
+            "differing_pairs": ("feature", differing),
+            "correlation": feature_correlation(stimuli, features=names),
+            "constant": ("feature", constant),
+            "determines": (("feature", "other_feature"), _determines(codes) & ~constant),
+            "n_sentences": stimuli.sizes["sentence"],
+            "n_pairs": n_pairs.sum(),
+            "n_patterns": len(pattern),
+        },
+        coords={"feature": names, "other_feature": names},
+        attrs={"stimuli": stimuli.attrs.get("stimuli", "stimuli")},
+    )
+    _warn_of_correlations(description)
+    return description
+
+
+def description_text(description: xr.Dataset) -> str:
+    """Write the description of a stimulus set as a text to read.
+
+    Parameters
+    ----------
+    description : xr.Dataset
+        As `describe_stimuli` returns it.
+
+    Returns
+    -------
+    str
+        Several lines: sizes, one line per feature, and what is correlated, constant or confounded.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mlem_xr.stimuli import read_stimuli
+    >>> table = pd.DataFrame({"sentence": list("abcd"), "odd": [1, 0, 1, 0], "low": [1, 1, 0, 0]})
+    >>> print(description_text(describe_stimuli(read_stimuli(table))))
+    stimuli: 4 sentences, 2 features, 6 pairs, 3 covariate patterns
+    <BLANKLINE>
+    feature  undefined  pairs that differ  levels
+    odd              0            4 (67%)  1: 2, 0: 2
+    low              0            4 (67%)  1: 2, 0: 2
+    <BLANKLINE>
+    correlation of feature distances above 0.5: none
+    constant: none
+    determined by another feature: none
+    """
+    n_pairs = int(description["n_pairs"])
+    lines = [
+        f"{description.attrs['stimuli']}: {int(description['n_sentences']):,} sentences, "
+        f"{description.sizes['feature']} features, {n_pairs:,} pairs, "
+        f"{int(description['n_patterns']):,} covariate patterns",
+        "",
+        *_feature_lines(description, n_pairs),
+        "",
+    ]
+    correlated = [f"{a} and {b} ({value:.2f})" for a, b, value in _correlated(description)]
+    constant = description["feature"].values[description["constant"].values]
+    lines += _listed(f"correlation of feature distances above {MAX_CORRELATION}", correlated)
+    lines += _listed("constant", [str(name) for name in constant])
+    lines += _listed("determined by another feature", _confounded(description))
+    return "\n".join(lines)
+
+
+def _levels(coded: list[tuple[NDArray, list]]) -> tuple[NDArray, NDArray]:
+    """Values and counts of every feature, padded to the largest number of levels."""
+    shape = len(coded), max(len(levels) for _, levels in coded)
+    level, count = np.full(shape, None, dtype=object), np.zeros(shape, dtype=np.int64)
+    for k, (codes, levels) in enumerate(coded):
+        level[k, : len(levels)] = levels
+        count[k, : len(levels)] = np.bincount(codes[codes >= 0], minlength=len(levels))
+    return level, count
+
+
+def _determines(codes: NDArray) -> NDArray:
+    """Whether a row's codes fix those of another row: bool (feature, other_feature)."""
+    n_levels = np.array([len(np.unique(row)) for row in codes])
+    joint = np.array([[_n_distinct(one, other) for other in codes] for one in codes])
+    return (joint == n_levels[:, np.newaxis]) & ~np.eye(len(codes), dtype=bool)
+
+
+def _n_distinct(one: NDArray, other: NDArray) -> int:
+    combined = (one + 1).astype(np.int64) * (int(other.max()) + 2) + (other + 1)
+    return len(np.unique(combined))
+
+
+def _correlated(description: xr.Dataset) -> list[tuple[str, str, float]]:
+    """Pairs of features above the bound, the most correlated first."""
+    names = description["feature"].values
+    value = np.triu(np.nan_to_num(description["correlation"].values), 1)
+    above = zip(*np.nonzero(np.abs(value) > MAX_CORRELATION), strict=True)
+    pairs = [(str(names[i]), str(names[j]), float(value[i, j])) for i, j in above]
+    return sorted(pairs, key=lambda pair: -abs(pair[2]))
+
+
+def _confounded(description: xr.Dataset) -> list[str]:
+    names = description["feature"].values
+    determines = description["determines"].values
+    return [
+        f"{other} by {', '.join(map(str, names[determines[:, k]]))}"
+        for k, other in enumerate(names)
+        if determines[:, k].any()
+    ]
+
+
+def _warn_of_correlations(description: xr.Dataset) -> None:
+    correlated = _correlated(description)
+    if correlated:
+        listed = ", ".join(f"{a} and {b} ({value:.2f})" for a, b, value in correlated)
+        warn(f"stimuli: feature distances correlate above {MAX_CORRELATION}: {listed}")
+
+
+def _feature_lines(description: xr.Dataset, n_pairs: int) -> list[str]:
+    rows = [("feature", "undefined", "pairs that differ", "levels")]
+    for name in description["feature"].values:
+        feature = description.sel(feature=name, other_feature=name)
+        differing = int(feature["differing_pairs"])
+        share = f"{differing:,} ({differing / n_pairs:.0%})"
+        rows.append((str(name), f"{int(feature['undefined']):,}", share, _level_text(feature)))
+    width = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"{name:<{width[0]}}  {undefined:>{width[1]}}  {pairs:>{width[2]}}  {levels}".rstrip()
+        for name, undefined, pairs, levels in rows
+    ]
+
+
+def _level_text(feature: xr.Dataset) -> str:
+    n_levels = int((feature["level_count"] > 0).sum())
+    values = zip(feature["level"].values, feature["level_count"].values, strict=True)
+    shown = [f"{level}: {count:,}" for level, count in list(values)[: min(n_levels, _SHOWN_LEVELS)]]
+    more = [f"{n_levels - _SHOWN_LEVELS} more"] if n_levels > _SHOWN_LEVELS else []
+    return ", ".join(shown + more)
+
+
+def _listed(title: str, items: list[str]) -> list[str]:
+    if not items:
+        return [f"{title}: none"]
+    return [f"{title}:", *(f"  {item}" for item in items)]
