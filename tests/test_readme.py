@@ -1,16 +1,24 @@
-"""What the README says exists."""
+"""What the README and the pages of the documentation say is there, and is so."""
 
+import ast
+import contextlib
+import doctest
 import inspect
+import io
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
+import click
+import numpy as np
 import pytest
 
 import mlem_xr as mx
+from mlem_xr.cli import app
 
-README = Path(__file__).parents[1].joinpath("README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
 
 ORIGINAL = [
     "dataset",
@@ -29,6 +37,7 @@ ORIGINAL = [
     "seed",
     "step",
     "add_special_tokens",
+    "only_cpu",
     "zscore",
     "min_max",
     "param_grid",
@@ -50,52 +59,101 @@ ORIGINAL = [
 """Parameters and methods of the original program."""
 
 
-def migration_table():
-    section = README.split("## Coming from the original program")[1].split("\n## ")[0]
-    rows = [line.split("|") for line in section.splitlines() if line.startswith("|")]
-    return [(row[1], row[2]) for row in rows[2:]]
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def find(name):
+def block_after(marker):
+    return re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, flags=re.DOTALL)[1]
+
+
+def rows():
+    """Return the rows of the table of the original program's names."""
+    page = PAGES["coming-from-the-original.md"]
+    found = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("|")]
+    return found[2:]
+
+
+def public(name):
     found = mx
     for part in name.split("."):
         found = getattr(found, part)
     return found
 
 
+def check_arguments(name, arguments):
+    parameters = inspect.signature(public(name)).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for argument in arguments:
+        assert takes_any or argument in parameters, f"mx.{name} has no {argument}"
+
+
+def calls(code):
+    """Return the names and keywords of all calls of the package in a block of Python."""
+    code = doctest.script_from_examples(code) if code.startswith(">>>") else code
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("mx."):
+            name = ast.unparse(node.func).removeprefix("mx.")
+            yield name, [keyword.arg for keyword in node.keywords if keyword.arg]
+
+
+def test_the_python_of_the_readme_prints_what_stands_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(block_after("python"), {})
+    found, shown = printed.getvalue().split(), block_after("output").split()
+    assert [word for word in found if "." not in word] == [w for w in shown if "." not in w]
+    numbers = [np.array([w for w in words if "." in w], float) for words in (found, shown)]
+    # Processors round differently in the last digit.
+    np.testing.assert_allclose(*numbers, atol=1.01e-4)
+    assert Path("stores/importance.png").stat().st_size > 10_000
+
+
+def test_the_python_of_the_readme_is_twelve_lines():
+    assert sum(bool(line) for line in block_after("python").splitlines()) == 12
+
+
 @pytest.mark.parametrize("name", ORIGINAL)
 def test_every_name_of_the_original_program_has_a_row(name):
-    assert any(
-        re.search(rf"\b{re.escape(name)}|{re.escape(name)}", row[0]) for row in migration_table()
-    )
+    assert any(name in re.findall(r'\w+|"\w+"', original) for original, _ in rows())
 
 
-@pytest.mark.parametrize("row", migration_table(), ids=lambda row: row[0].strip())
-def test_every_name_of_the_migration_table_exists(row):
-    calls = re.findall(r"mx\.([\w.]+)\(([^)]*)\)", row[1])
-    named = re.findall(r"mx\.([\w.]+)", row[1])
-    assert len(calls) == len(named)
-    assert named or "`acts." in row[1] or "Client" in row[1]
-    for name, arguments in calls:
-        parameters = inspect.signature(find(name)).parameters
-        for argument in re.findall(r"(\w+)=", arguments):
-            assert argument in parameters, f"{name} has no {argument}"
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0].strip())
+def test_every_row_says_what_exists_here(row):
+    found = re.findall(r"mx\.([\w.]+)\(([^)]*)\)", row[1])
+    assert len(found) == len(re.findall(r"mx\.", row[1]))
+    assert found or "`acts." in row[1]
+    for name, arguments in found:
+        check_arguments(name, re.findall(r"(\w+)=", arguments))
 
 
-def test_every_public_call_in_the_readme_exists():
-    for name in re.findall(r"mx\.([a-z_.]+)\(", README):
-        assert callable(find(name))
+@pytest.mark.parametrize("page", PAGES)
+def test_every_call_in_the_documentation_exists_with_its_arguments(page):
+    for code in blocks(PAGES[page], "python"):
+        for name, arguments in calls(code):
+            check_arguments(name, arguments)
+    for name in re.findall(r"`mx\.([\w.]+)", PAGES[page]):
+        assert callable(public(name))
 
 
-def test_every_command_in_the_readme_exists():
-    command = Path(sys.executable).with_name("mlem-xr")
-    for line in re.findall(r"^(?:\.venv/bin/)?mlem-xr (.+)$", README, flags=re.MULTILINE):
-        words = line.split()
-        if words[0].startswith("-"):
-            continue
-        n = 2 if words[0] == "plot" else 1
-        shown = subprocess.run(
-            [command, *words[:n], "--help"], capture_output=True, text=True, check=True
-        ).stdout
-        for flag in re.findall(r"(?<= )(--?\w[\w-]*)", line.split("#")[0]):
-            assert re.search(rf"(?<![\w-]){flag}\b", shown), f"{words[:n]} has no {flag}"
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_in_the_documentation_is_understood(page):
+    for code in blocks(PAGES[page], "bash"):
+        for line in re.findall(r"^(?:\.venv/bin/)?mlem-xr (.+)$", code, flags=re.MULTILINE):
+            command, words = app(), shlex.split(line, comments=True)
+            while isinstance(command, click.Group):
+                command = command.commands[words.pop(0)]
+            command.make_context(line, words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_in_the_documentation_leads_somewhere(page):
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        assert target.startswith("https://") or (folder / target).exists(), target
+
+
+def test_the_picture_of_the_readme_is_small():
+    (picture,) = re.findall(r"!\[.*\]\((.*\.png)\)", README)
+    assert (ROOT / picture).stat().st_size < 150_000

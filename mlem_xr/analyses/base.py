@@ -122,27 +122,11 @@ class Analysis:
     ) -> xr.Dataset:
         """Apply the function to every representation, lazily if an input is lazy.
 
-        Parameters
-        ----------
-        activations : xr.Dataset or None
-            With `activation` (..., sentence, unit); None if the analysis takes none.
-        options : Options
-            The analysis' own.
-        features : iterable of str, optional
-            The features to use; all of them by default.
-        source : xr.Dataset, optional
-            The result that the analysis starts from.
-
-        Returns
-        -------
-        xr.Dataset
-            The outputs, with the coordinates of the activations, or of the source.
-
-        Raises
-        ------
-        InputError
-            If an input is not what it should be; when computed, if activations hold NaN or infinite
-            values, or have no answer. The message names the representation.
+        `activations` has `activation` (..., sentence, unit), or is None if the analysis takes none;
+        `source` is the result that it starts from. The outputs have the coordinates of the one or
+        the other. Raises `InputError` if an input is not what it should be; when computed, if
+        activations hold NaN or infinite values, or have no answer: the message names the
+        representation.
         """
         arrays = _inputs(self, activations, options, features, source)
         self.check(arrays, options)
@@ -397,30 +381,7 @@ def _unpacked(packed: Any, dims: Sequence[str], call: _Call) -> dict[str, xr.Var
 
 
 def check_result(result: Any, variables: Mapping[str, Sequence[str]], *, argument: str) -> None:
-    """Check that a result has variables, each with certain dimensions.
-
-    Parameters
-    ----------
-    result : xr.Dataset
-        What an analysis returned.
-    variables : mapping of str to sequence of str
-        The variables needed, and the dimensions that each needs.
-    argument : str
-        What the caller calls the result, for the error.
-
-    Raises
-    ------
-    InputError
-        If a variable or a dimension is missing.
-
-    Examples
-    --------
-    >>> scores = xr.Dataset({"r2": ("layer", [0.5])})
-    >>> check_result(scores, {"r2": ["unit"]}, argument="univariate")
-    Traceback (most recent call last):
-        ...
-    mlem_xr.schema.InputError: univariate: 'r2' has no dimension 'unit'; found: 'layer'
-    """
+    """Check that a result has variables, each with certain dimensions; `argument` is its name."""
     if not isinstance(result, xr.Dataset):
         raise InputError(f"{argument}: expected an xarray Dataset, found {type(result).__name__}")
     for name, dims in variables.items():

@@ -126,11 +126,4 @@ def cluster_units(
     >>> groups.cluster.values.tolist(), float(groups.n_clusters)
     ([0.0, 1.0, 0.0, 0.0], 2.0)
     """
-    options = ClusterOptions(
-        scale=scale,
-        alpha=alpha,
-        correction=correction,
-        max_clusters=max_clusters,
-        random_state=random_state,
-    )
-    return CLUSTERS(None, options, source=univariate)
+    return CLUSTERS(None, ClusterOptions.taken_from(locals()), source=univariate)

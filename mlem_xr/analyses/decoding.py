@@ -138,5 +138,5 @@ def decoding_baseline(
     >>> bool(decoding_baseline(data).auc.sel(feature="plural") > 0.95)
     True
     """
-    options = DecodingOptions(zscore=zscore, random_state=random_state)
+    options = DecodingOptions.taken_from(locals())
     return DECODING(activations, options, features=features)

@@ -125,15 +125,4 @@ def multivariate_importance(
     >>> bool(result.importance.sel(feature="plural") > 0.01)
     True
     """
-    options = ImportanceOptions(
-        distance=distance,
-        target=target,
-        min_max=min_max,
-        zscore=zscore,
-        conditional=conditional,
-        folds=folds,
-        random_state=random_state,
-        alphas=alphas,
-        mae=mae,
-    )
-    return MULTIVARIATE(activations, options, features=features)
+    return MULTIVARIATE(activations, ImportanceOptions.taken_from(locals()), features=features)

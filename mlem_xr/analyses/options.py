@@ -1,10 +1,10 @@
 """Options of an analysis: frozen dataclasses that check themselves and know how to be asked for."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Real
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from mlem_xr.schema import InputError, check_integer, choose
 
@@ -20,20 +20,11 @@ def option(
     each: type | None = None,
     flag: str | None = None,
 ) -> Any:
-    """Describe a field of `Options`.
+    """Describe a field of `Options`, which has to be given where there is no default.
 
-    Parameters
-    ----------
-    default : object, optional
-        Its value where none is given; without one, the option has to be given.
-    help : str
-        One sentence for the command line.
-    check : callable, optional
-        What checks a value; by default its type does, which is then `bool` or a `Literal`.
-    each : type, optional
-        What it is a tuple of, if it takes several values.
-    flag : str, optional
-        Its name on the command line, where that is another one, such as `alpha` for `alphas`.
+    `check` takes its name and value, and returns the value or raises `InputError`; without one, its
+    type decides, which is then `bool` or a `Literal`. `each` is what it is a tuple of, if it takes
+    several values. `flag` is its name on the command line, such as `alpha` for `alphas`.
     """
     about = {"help": help, "check": check, "each": each, "flag": flag}
     return field(default=default, metadata=about)
@@ -71,6 +62,11 @@ class Options:
         known = choices(cls.kind(name))
         # 1 equals True: what counts is the value of ours.
         return known[known.index(choose(name, value, known))]
+
+    @classmethod
+    def taken_from(cls, values: Mapping[str, Any]) -> Self:
+        """Make the options out of the parameters of a public function, its `locals()`."""
+        return cls(**{name: values[name] for name in cls.names()})
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

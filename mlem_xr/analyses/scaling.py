@@ -138,14 +138,4 @@ def mds(
     >>> dict(result.sizes), bool(result.stress < 1e-9)
     ({'sentence': 4, 'axis': 2}, True)
     """
-    options = ScalingOptions(
-        distance=distance,
-        zscore=zscore,
-        n_components=n_components,
-        n_init=n_init,
-        init=init,
-        max_iter=max_iter,
-        eps=eps,
-        random_state=random_state,
-    )
-    return SCALING(activations, options)
+    return SCALING(activations, ScalingOptions.taken_from(locals()))

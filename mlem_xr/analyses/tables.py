@@ -95,23 +95,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def check_table_path(path: str | Path) -> Path:
-    """Return a path that `write_table` can write to; refuse others.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where a table is to be written.
-
-    Returns
-    -------
-    Path
-        The path.
-
-    Raises
-    ------
-    InputError
-        If the extension is unknown, or a folder stands there, or a file where its folder would be.
-    """
+    """Return a path that `write_table` can write to; refuse others."""
     path = Path(path)
     if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise InputError(f"path: {path}; expected .csv, .csv.gz or .parquet")

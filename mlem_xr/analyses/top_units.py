@@ -161,17 +161,6 @@ def top_unit_importance(
     >>> best.chosen.sel(k=1).values.tolist()
     [False, False, False, True, False]
     """
-    options = TopUnitOptions(
-        by=by,
-        k=k,
-        distance=distance,
-        target=target,
-        min_max=min_max,
-        zscore=zscore,
-        conditional=conditional,
-        folds=folds,
-        random_state=random_state,
-        alphas=alphas,
-        mae=mae,
+    return TOP_UNITS(
+        activations, TopUnitOptions.taken_from(locals()), features=features, source=univariate
     )
-    return TOP_UNITS(activations, options, features=features, source=univariate)

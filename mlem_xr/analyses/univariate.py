@@ -130,15 +130,4 @@ def univariate_importance(
     >>> int(univariate_importance(data).r2.argmax("unit"))
     3
     """
-    options = UnivariateOptions(
-        distance=distance,
-        target=target,
-        min_max=min_max,
-        zscore=zscore,
-        conditional=conditional,
-        folds=folds,
-        random_state=random_state,
-        alphas=alphas,
-        mae=mae,
-    )
-    return UNIVARIATE(activations, options, features=features)
+    return UNIVARIATE(activations, UnivariateOptions.taken_from(locals()), features=features)

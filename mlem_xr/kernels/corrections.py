@@ -8,20 +8,7 @@ from numpy.typing import NDArray
 
 
 def correct(p_value: NDArray, options: Any) -> dict[str, NDArray]:
-    """Correct p-values over the units.
-
-    Parameters
-    ----------
-    p_value : ndarray (unit)
-        Without NaN.
-    options : object
-        With an attribute `method`: one of `METHODS`.
-
-    Returns
-    -------
-    dict of str to ndarray of float64 (unit)
-        `p_value`.
-    """
+    """Correct the p-values of units, without NaN, by `options.method`, one of `METHODS`."""
     return {"p_value": METHODS[options.method](np.asarray(p_value, np.float64))}
 
 

@@ -21,20 +21,9 @@ PENALTY_INVERSES = np.logspace(-4, 4, 10)
 def decode(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArray]:
     """Score a linear classifier of each feature by stratified cross-validation.
 
-    Parameters
-    ----------
-    activation : ndarray (sentence, unit)
-        Finite activations.
-    codes : ndarray of int (sentence, feature)
-        Class of each sentence, feature by feature.
-    options : object
-        With attributes `zscore`, whether to standardize every unit first, and `random_state`, the
-        seed of the folds.
-
-    Returns
-    -------
-    dict of str to ndarray of float64 (feature)
-        As `summarize` says; NaN if a feature is not `decodable`.
+    `activation` is finite, `codes` are the classes, int (sentence, feature); `options` has `zscore`
+    and `random_state`, the seed of the folds. Returns what `summarize` does, NaN where a feature is
+    not `decodable`.
     """
     scaled = standardize(activation) if options.zscore else np.asarray(activation, np.float64)
     nothing = np.full(N_FOLDS, np.nan)
@@ -52,23 +41,10 @@ def decodable(label: NDArray) -> bool:
 
 
 def summarize(auc: NDArray) -> dict[str, NDArray]:
-    """Go from the AUC of each fold to its mean, its errors and its p-value.
+    """Go from the AUC of each fold (feature, fold) to (feature) by name.
 
-    Parameters
-    ----------
-    auc : ndarray of float64 (feature, fold)
-        Area under the curve in each fold.
-
-    Returns
-    -------
-    dict of str to ndarray of float64 (feature)
-        `auc`: mean; `std` with n - 1 degrees of freedom; `std_error` = std / sqrt(n); `p_value` =
-        2 (1 - Phi(|auc - 0.5| / std_error)), which is 1 where that is 0 / 0.
-
-    Examples
-    --------
-    >>> summarize(np.array([[0.5, 0.5, 0.5]]))["p_value"]
-    array([1.])
+    `auc`: mean; `std` with n - 1 degrees of freedom; `std_error` = std / sqrt(n); `p_value` =
+    2 (1 - Phi(|auc - 0.5| / std_error)), which is 1 where that is 0 / 0.
     """
     from scipy.stats import norm
 
@@ -81,21 +57,9 @@ def summarize(auc: NDArray) -> dict[str, NDArray]:
 
 
 def fold_auc(activation: NDArray, label: NDArray, *, random_state: int) -> NDArray:
-    """Compute the AUC in each held-out fold of a classifier trained on the others.
+    """Compute the AUC of a `decodable` feature in each held-out fold: float64 (fold).
 
-    Parameters
-    ----------
-    activation : ndarray of float64 (sentence, unit)
-        Finite activations.
-    label : ndarray of int (sentence)
-        A `decodable` feature.
-    random_state : int
-        Seed of the folds.
-
-    Returns
-    -------
-    ndarray of float64 (fold)
-        One-against-rest AUC, weighted by the size of the classes.
+    One against the rest, weighted by the size of the classes.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -115,19 +79,8 @@ def fold_auc(activation: NDArray, label: NDArray, *, random_state: int) -> NDArr
 def train_classifier(activation: NDArray, gram: NDArray | None, label: NDArray) -> Classifier:
     """Choose the penalty by cross-validation, then train on all sentences.
 
-    Parameters
-    ----------
-    activation : ndarray of float64 (sentence, unit)
-        Training activations.
-    gram : ndarray of float64 (sentence, sentence) or None
-        Their inner products, to work on them; None: work on units.
-    label : ndarray of int (sentence)
-        Class of each sentence; classes weigh the same.
-
-    Returns
-    -------
-    Classifier
-        Trained with the penalty that has the largest mean AUC, the largest of those in a tie.
+    Classes weigh the same; of penalties with the largest mean AUC the largest wins. `gram` holds
+    the inner products of the sentences, to work on them; None: work on units.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -151,24 +104,7 @@ def weighted_auc(score: NDArray, label: NDArray) -> float:
     """Average the area under the ROC curve of each class against the rest, by the classes' size.
 
     From ranks: (sum of the ranks of the class - m (m + 1) / 2) / (m (n - m)), with m sentences of
-    the class among n.
-
-    Parameters
-    ----------
-    score : ndarray of float64 (sentence, output)
-        Of the second of two classes, or of every class.
-    label : ndarray of int (sentence)
-        Class of each sentence.
-
-    Returns
-    -------
-    float
-        Between 0 and 1.
-
-    Examples
-    --------
-    >>> weighted_auc(np.array([[0.1], [0.4], [0.35], [0.8]]), np.array([0, 0, 1, 1]))
-    0.75
+    the class among n. `score` (sentence, output) is of the second of two classes, or of every one.
     """
     from scipy.stats import rankdata
 

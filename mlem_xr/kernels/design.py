@@ -77,34 +77,11 @@ class PairDesign:
 
 
 def pair_design(codes: NDArray, *, folds: str = "pairs", random_state: int = 0) -> PairDesign:
-    """Build the design of all pairs from the table of feature codes, once per process.
+    """Build the design of all pairs from feature codes (sentence, feature), once per process.
 
     Workers call this with the small table; nothing of the size of the pairs travels between them.
-
-    Parameters
-    ----------
-    codes : ndarray of int32 (sentence, feature)
-        Level of each feature; -1 where undefined.
-    folds : {"pairs", "sentences"}
-        What is split into folds, see `fold_labels`.
-    random_state : int
-        Seed of the splits.
-
-    Returns
-    -------
-    PairDesign
-        Patterns, counts and sorted pairs; 4 bytes per pair below 65,536 sentences.
-
-    Raises
-    ------
-    Undefined
-        If a fold has too few pairs to train, validate or test.
-
-    Examples
-    --------
-    >>> design = pair_design(np.array([[0], [1], [0], [1], [1]], dtype=np.int32))
-    >>> int(design.n_pairs.sum())
-    10
+    It takes 4 bytes per pair below 65,536 sentences. Raises `Undefined` if a fold has too few pairs
+    to train, validate or test.
     """
     codes = np.ascontiguousarray(codes, dtype=np.int32)
     with _building:
@@ -143,24 +120,12 @@ def _cached_design(
 def fold_labels(n_sentences: int, *, folds: str, random_state: int) -> NDArray:
     """Assign every pair to the fold that holds it out and to its subset in the other fold.
 
-    Parameters
-    ----------
-    n_sentences : int
-        Number of sentences.
-    folds : {"pairs", "sentences"}
-        `pairs`: scikit-learn's `KFold(2, shuffle=True)` over pairs in upper-triangle order; inside
-        each training set `train_test_split(train_size=0.8)` sets validation pairs aside. Both with
-        `random_state`. `sentences`: the same over sentences; pairs of sentences of different folds
-        are left out.
-    random_state : int
-        Seed of both splits.
-
-    Returns
-    -------
-    ndarray of int8 (pair)
-        fold x n_subsets + subset, in upper-triangle order; -1: left out. There are 2 subsets
-        (train, validation) of pairs, and 3 of sentences (the third: one training and one
-        validation sentence).
+    `pairs`: scikit-learn's `KFold(2, shuffle=True)` over pairs in upper-triangle order; inside each
+    training set `train_test_split(train_size=0.8)` sets validation pairs aside, both with
+    `random_state`. `sentences`: the same over sentences; pairs of sentences of different folds are
+    left out. Returns int8 (pair): fold x n_subsets + subset, -1 for pairs left out. There are 2
+    subsets (train, validation) of pairs, and 3 of sentences (the third: one training and one
+    validation sentence).
     """
     if folds == "pairs":
         return _split(n_sentences * (n_sentences - 1) // 2, 2, random_state)

@@ -55,27 +55,11 @@ difference of the Euclidean norms."""
 
 
 def distance_matrix(activation: NDArray, distance: str, *, zscore: bool = False) -> NDArray:
-    """Compute the distance between every two sentences.
+    """Compute the distance between every two sentences: float64 (sentence, sentence).
 
-    Parameters
-    ----------
-    activation : ndarray (sentence, unit)
-        Finite activations.
-    distance : str
-        One of `DISTANCES`.
-    zscore : bool
-        Whether to standardize every unit first.
-
-    Returns
-    -------
-    ndarray of float64 (sentence, sentence)
-        Symmetric distances with a diagonal of zeros.
-
-    Raises
-    ------
-    Undefined
-        If a distance is undefined, as the cosine distance of a zero vector, or cannot be computed
-        from these activations, as the Mahalanobis distance with units that depend on each other.
+    Raises `Undefined` if a distance is undefined, as the cosine distance of a zero vector, or
+    cannot be computed from these activations, as the Mahalanobis distance with units that depend on
+    each other.
     """
     activation = standardize(activation) if zscore else np.asarray(activation, dtype=np.float64)
     try:
@@ -99,17 +83,9 @@ def neural_distances(activation: NDArray, options: Any) -> dict[str, NDArray]:
 
 
 def standardize(activation: NDArray) -> NDArray:
-    """Subtract each unit's mean over sentences and divide by its standard deviation.
+    """Bring each unit to mean 0 and standard deviation 1 (without degrees of freedom): float64.
 
-    Parameters
-    ----------
-    activation : ndarray (sentence, unit)
-        Finite activations.
-
-    Returns
-    -------
-    ndarray of float64 (sentence, unit)
-        Mean 0 and standard deviation 1 (without degrees of freedom); 0 for a constant unit.
+    A constant unit becomes 0.
     """
     activation = np.asarray(activation, dtype=np.float64)
     centered = activation - activation.mean(axis=0)
@@ -122,12 +98,8 @@ def standardize(activation: NDArray) -> NDArray:
 def distances_from_products(product: NDArray, out: NDArray) -> None:
     """Turn scalar products of activations into Euclidean distances: |a|^2 + |b|^2 - 2 a.b.
 
-    Parameters
-    ----------
-    product : ndarray of float64 (sentence, sentence)
-        Scalar products; only those of a sentence with itself and later ones are read.
-    out : ndarray of float64 (sentence, sentence)
-        Filled with the distances of each sentence to later ones; the rest stays as it is.
+    Both are float64 (sentence, sentence); only products of a sentence with itself and later ones
+    are read, and only distances to later ones are written.
     """
     squared_norm = np.diag(product)
     for i in range(len(product)):

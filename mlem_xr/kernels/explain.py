@@ -3,9 +3,9 @@
     activations --(distances)--> targets --(one pass over the pairs)--> moments
     moments --(ridge)--> weights --(permutation)--> importances, errors, scores
 
-The functions take the options of an importance analysis as attributes of `options`: `distance`,
-`target`, `min_max`, `zscore`, `conditional`, `folds`, `random_state`, `alphas` and `mae`. T targets
-give, by name,
+The functions take finite activations (sentence, unit), the codes of the features, int32
+(sentence, feature) with -1 where undefined, and the options of an analysis of importance as
+attributes of `options`. T targets give, by name, float64
 
     importance, std_error, p_value    (T, feature)
     weight                            (T, fold, feature)
@@ -35,22 +35,7 @@ Matrices = Callable[[], Iterator[NDArray]]
 
 
 def explain_layer(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArray]:
-    """Explain the distances over all units of a layer.
-
-    Parameters
-    ----------
-    activation : ndarray (sentence, unit)
-        Finite activations.
-    codes : ndarray of int32 (sentence, feature)
-        Feature codes; -1: undefined.
-    options : object
-        As the head of this module says.
-
-    Returns
-    -------
-    dict of str to ndarray of float64
-        One target, without its axis.
-    """
+    """Explain the distances over all units of a layer: one target, without its axis."""
 
     def matrices() -> Iterator[NDArray]:
         yield distance_matrix(activation, options.distance, zscore=options.zscore)
@@ -60,22 +45,7 @@ def explain_layer(activation: NDArray, codes: NDArray, options: Any) -> dict[str
 
 
 def explain_units(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArray]:
-    """Explain the distances over each unit alone.
-
-    Parameters
-    ----------
-    activation : ndarray (sentence, unit)
-        Finite activations.
-    codes : ndarray of int32 (sentence, feature)
-        Feature codes; -1: undefined.
-    options : object
-        As the head of this module says.
-
-    Returns
-    -------
-    dict of str to ndarray of float64
-        A target per unit.
-    """
+    """Explain the distances over each unit alone: a target per unit."""
     distance, target = DISTANCES[options.distance], TARGETS[options.target]
     scaled = standardize(activation) if options.zscore else np.asarray(activation, np.float64)
     if distance.on_line is None or target.of_units is None:
@@ -99,25 +69,10 @@ def explain_top_units(
 ) -> dict[str, NDArray]:
     """Explain the distances over the k units with the largest scores, for every k in one sweep.
 
-    The squared Euclidean distances of the ranked units add up, so that a larger k costs only its
-    additional units; other distances are computed anew for each k.
-
-    Parameters
-    ----------
-    activation : ndarray (sentence, unit)
-        Finite activations.
-    score : ndarray of float64 (unit)
-        Units with larger scores come first; NaN: never.
-    codes : ndarray of int32 (sentence, feature)
-        Feature codes; -1: undefined.
-    options : object
-        As the head of this module says, and `k`: numbers of units, ascending; all units that equal
-        the k-th are in too.
-
-    Returns
-    -------
-    dict of str to ndarray
-        A target per k, and `chosen`, bool (k, unit); nothing if no unit has a score.
+    `score` is (unit), NaN: never; `options.k` ascends, and all units that equal the k-th are in
+    too. The squared Euclidean distances of the ranked units add up, so that a larger k costs only
+    its additional units; other distances are computed anew for each k. Returns a target per k, and
+    `chosen`, bool (k, unit); nothing if no unit has a score.
     """
     ranked = np.flatnonzero(~np.isnan(score))
     ranked = ranked[np.argsort(-score[ranked], kind="stable")]

@@ -46,20 +46,7 @@ class Classifier(NamedTuple):
 
 
 def probability(classifier: Classifier, activation: NDArray) -> NDArray:
-    """Predict the probability of each output's class.
-
-    Parameters
-    ----------
-    classifier : Classifier
-        With one output (the second of two classes) or one per class.
-    activation : ndarray of float64 (sentence, unit)
-        What to predict from.
-
-    Returns
-    -------
-    ndarray of float64 (sentence, output)
-        Logistic function of a single output, softmax of several.
-    """
+    """Predict the probability of each output's class: (sentence, output)."""
     return _link(activation @ classifier.coefficient + classifier.intercept)
 
 

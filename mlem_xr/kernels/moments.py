@@ -73,20 +73,7 @@ def _unit_sums(
 
 
 def unit_moments(target: UnitTarget, pairs: SortedPairs) -> tuple[NDArray, NDArray]:
-    """Sum the targets of 64 units, and their squares, over the pairs of each group.
-
-    Parameters
-    ----------
-    target : UnitTarget
-        Scaled activations.
-    pairs : SortedPairs
-        Pairs sorted by group.
-
-    Returns
-    -------
-    total, total_squared : ndarray of float64 (group, 64)
-        Sums of y and of y^2, in the target's own unit.
-    """
+    """Sum the targets y of 64 units, and y^2, per group: float64 (group, 64), in y's own unit."""
     total, total_squared = _unit_sums(target.activation, target.shift, *pairs)
     return total * target.scale, total_squared * target.scale**2
 
@@ -123,21 +110,9 @@ def _unit_absolute_error(
 
 
 def unit_absolute_error(target: UnitTarget, pairs: SortedPairs, prediction: NDArray) -> NDArray:
-    """Sum |y - f| of 64 units over the pairs of each group.
+    """Sum |y - f| of 64 units per group, with predictions f (group, 64): float64 (group, 64).
 
-    Parameters
-    ----------
-    target : UnitTarget
-        Scaled activations.
-    pairs : SortedPairs
-        Pairs sorted by group.
-    prediction : ndarray of float64 (group, 64)
-        Predicted target f of every pair of a group, in the target's own unit.
-
-    Returns
-    -------
-    ndarray of float64 (group, 64)
-        Sums of absolute errors, in the target's own unit.
+    Predictions and sums are in the target's own unit.
     """
     scaled = prediction / target.scale
     return _unit_absolute_error(target.activation, target.shift, *pairs, scaled) * target.scale
@@ -147,19 +122,10 @@ def unit_absolute_error(target: UnitTarget, pairs: SortedPairs, prediction: NDAr
 def pair_moments(
     target: NDArray, first: NDArray, second: NDArray, start: NDArray
 ) -> tuple[NDArray, NDArray]:
-    """Sum one target, and its square, over the pairs of each group.
+    """Sum one target y, and y^2, over the pairs of each group: float64 (group).
 
-    Parameters
-    ----------
-    target : ndarray of float64 (sentence, sentence)
-        Targets y, of which only those above the diagonal are read.
-    first, second, start : ndarray
-        The fields of `SortedPairs`.
-
-    Returns
-    -------
-    total, total_squared : ndarray of float64 (group)
-        Sums of y and of y^2.
+    `target` is float64 (sentence, sentence), read above the diagonal alone; `first`, `second` and
+    `start` are the fields of `SortedPairs`.
     """
     n_groups = len(start) - 1
     total = np.zeros(n_groups)
@@ -179,22 +145,7 @@ def pair_moments(
 def pair_absolute_error(
     target: NDArray, first: NDArray, second: NDArray, start: NDArray, prediction: NDArray
 ) -> NDArray:
-    """Sum |y - f| of one target over the pairs of each group.
-
-    Parameters
-    ----------
-    target : ndarray of float64 (sentence, sentence)
-        Targets y, of which only those above the diagonal are read.
-    first, second, start : ndarray
-        The fields of `SortedPairs`.
-    prediction : ndarray of float64 (group)
-        Predicted target f of every pair of a group.
-
-    Returns
-    -------
-    ndarray of float64 (group)
-        Sums of absolute errors.
-    """
+    """Sum |y - f| of one target like `pair_moments`, with predictions f (group)."""
     total = np.zeros(len(start) - 1)
     for g in range(len(total)):
         for p in range(start[g], start[g + 1]):

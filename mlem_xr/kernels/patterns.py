@@ -72,17 +72,9 @@ def _enumerate_masks(codes: NDArray) -> tuple[NDArray, NDArray]:
 def pair_patterns(codes: NDArray) -> tuple[NDArray, NDArray]:
     """Enumerate the distinct rows of feature distances of all pairs.
 
-    Parameters
-    ----------
-    codes : ndarray of int32 (sentence, feature)
-        Level of each feature; -1 where undefined. At most 64 features.
-
-    Returns
-    -------
-    patterns : ndarray of uint8 (pattern, feature)
-        The distinct rows of feature distances (0 or 1).
-    index : ndarray of int32 (pair)
-        Row of `patterns` of each pair, in upper-triangle order.
+    `codes` are int32 (sentence, feature), -1 where undefined, at most 64 features. Returns the
+    rows, uint8 (pattern, feature) of 0 and 1, and the row of each pair, int32 in upper-triangle
+    order.
     """
     known, index = _enumerate_masks(np.ascontiguousarray(codes, dtype=np.int32))
     order = np.argsort(known)
@@ -97,21 +89,8 @@ def pair_patterns(codes: NDArray) -> tuple[NDArray, NDArray]:
 def sort_pairs(group: NDArray, n_groups: int, first: NDArray, second: NDArray, n: int) -> NDArray:
     """Sort the pairs by group, keeping the upper-triangle order inside a group.
 
-    Parameters
-    ----------
-    group : ndarray of int32 (pair)
-        Group of each pair, in upper-triangle order; -1 leaves the pair out.
-    n_groups : int
-        Number of groups.
-    first, second : ndarray of an unsigned type (pair that is in a group)
-        Filled with the sentences of the pairs, sorted by group.
-    n : int
-        Number of sentences.
-
-    Returns
-    -------
-    ndarray of int64 (group + 1)
-        Where each group starts in `first` and `second`.
+    `group` is int32 in upper-triangle order, -1 for pairs that are left out. Fills `first` and
+    `second` with the sentences of the others, and returns where each group starts, int64.
     """
     start = np.zeros(n_groups + 1, np.int64)
     for g in group:

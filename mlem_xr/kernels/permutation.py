@@ -48,20 +48,9 @@ class Heldout(NamedTuple):
 def permute(regressor: NDArray, count: NDArray) -> Permutation:
     """Prepare the design arrays of one fold.
 
-    With mean u and mean square v of x_k over the pairs of the fold,
-    E[D] = u - x_gk and E[D^2] = v - 2 u x_gk + x_gk^2.
-
-    Parameters
-    ----------
-    regressor : ndarray of float64 (P, F)
-        What is permuted: the feature distances, or their residuals given the other features.
-    count : ndarray of float64 (P)
-        Held-out pairs of each pattern.
-
-    Returns
-    -------
-    Permutation
-        Design arrays.
+    `regressor` (P, F) is what is permuted: the feature distances, or their residuals given the
+    other features; `count` (P) the held-out pairs of each pattern. With mean u and mean square v of
+    x_k over the pairs of the fold, E[D] = u - x_gk and E[D^2] = v - 2 u x_gk + x_gk^2.
     """
     n = count.sum()
     mean = count @ regressor / n
@@ -77,23 +66,8 @@ def heldout(
 ) -> Heldout:
     """Predict the held-out pairs of one fold.
 
-    e1_g = s_g - n_g f_g and e2_g = q_g - 2 f_g s_g + n_g f_g^2.
-
-    Parameters
-    ----------
-    fit : Fit
-        Weights and intercepts of the fold.
-    pattern : ndarray of float64 (P, F)
-        Feature distances.
-    count : ndarray of float64 (P)
-        Held-out pairs n_g.
-    total, total_squared : ndarray of float64 (P, T)
-        Sums s_g of the targets and q_g of their squares.
-
-    Returns
-    -------
-    Heldout
-        Predictions, residuals and squared residuals.
+    e1_g = s_g - n_g f_g and e2_g = q_g - 2 f_g s_g + n_g f_g^2, with pairs n_g (P) and, per target,
+    sums s_g of the targets and q_g of their squares (P, T).
     """
     prediction = pattern @ fit.weight.T + fit.intercept
     expected = count[:, np.newaxis] * prediction
@@ -105,21 +79,12 @@ def heldout(
 def importance(
     fits: Sequence[Fit], permutations: Sequence[Permutation], heldouts: Sequence[Heldout]
 ) -> tuple[NDArray, NDArray]:
-    """Compute the permutation importance of every feature and its standard error.
+    """Compute the permutation importance of every feature and its standard error: (T, F).
 
     importance_k = (1/n) sum_folds sum_g (w_k^2 C_g n_g - 2 w_k D_g e1_g), the mean increase of the
-    squared error over all permutations. With a_g = w_k^2 C_g - importance_k and b_g = 2 w_k D_g,
+    squared error over all permutations, in the unit of the squared target. With
+    a_g = w_k^2 C_g - importance_k and b_g = 2 w_k D_g,
     std_error_k^2 = sum_folds sum_g (n_g a_g^2 - 2 a_g b_g e1_g + b_g^2 e2_g) / n / (n - 1).
-
-    Parameters
-    ----------
-    fits, permutations, heldouts : sequence (fold)
-        Of every fold.
-
-    Returns
-    -------
-    importance, std_error : ndarray of float64 (T, F)
-        In the unit of the squared target.
     """
     n = sum(design.n_pairs.sum() for design in permutations)
     increase = 0.0
@@ -142,20 +107,7 @@ def importance(
 
 
 def p_value(mean: NDArray, std_error: NDArray) -> NDArray:
-    """Compute the one-sided p-value of importances.
-
-    1 - Phi(importance / std_error), and 1 where the standard error is 0.
-
-    Parameters
-    ----------
-    mean, std_error : ndarray of float64
-        Importances and their standard errors.
-
-    Returns
-    -------
-    ndarray of float64
-        Between 0 and 1.
-    """
+    """Compute 1 - Phi(importance / std_error), and 1 where the standard error is 0."""
     certain = std_error == 0
     return np.where(certain, 1.0, ndtr(-mean / np.where(certain, 1.0, std_error)))
 
@@ -163,23 +115,10 @@ def p_value(mean: NDArray, std_error: NDArray) -> NDArray:
 def scores(
     held: Heldout, count: NDArray, total: NDArray, total_squared: NDArray
 ) -> dict[str, NDArray]:
-    """Score the predictions of one fold on its held-out pairs.
+    """Score the predictions of one fold on its held-out pairs: float64 (T) by name.
 
-    Parameters
-    ----------
-    held : Heldout
-        Predictions and residuals.
-    count : ndarray of float64 (P)
-        Held-out pairs of each pattern.
-    total, total_squared : ndarray of float64 (P, T)
-        Sums of the targets and of their squares.
-
-    Returns
-    -------
-    dict of str to ndarray of float64 (T)
-        `r2` (coefficient of determination), `r` (Pearson correlation of prediction and target)
-        and `mse` (mean squared error). NaN for a constant target; `r` also for a constant
-        prediction.
+    `r2` (coefficient of determination), `r` (Pearson correlation of prediction and target) and
+    `mse` (mean squared error). NaN for a constant target; `r` also for a constant prediction.
     """
     n = count.sum()
     mean = total.sum(axis=0) / n

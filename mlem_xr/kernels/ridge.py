@@ -40,20 +40,7 @@ class Targets(NamedTuple):
 
 
 def regressors(pattern: NDArray, n_pairs: NDArray) -> Regressors:
-    """Compute the second moments of the feature distances of a set of pairs.
-
-    Parameters
-    ----------
-    pattern : ndarray of float64 (P, F)
-        Feature distances.
-    n_pairs : ndarray of float64 (P)
-        Pairs of each pattern; at least one in all.
-
-    Returns
-    -------
-    Regressors
-        Mean and Gram matrix.
-    """
+    """Compute what a fit needs from patterns (P, F) with `n_pairs` (P), at least one in all."""
     n = float(n_pairs.sum())
     mean = n_pairs @ pattern / n
     centered = pattern - mean
@@ -61,20 +48,7 @@ def regressors(pattern: NDArray, n_pairs: NDArray) -> Regressors:
 
 
 def targets(rows: Regressors, total: NDArray) -> Targets:
-    """Compute the products of targets and feature distances of a set of pairs.
-
-    Parameters
-    ----------
-    rows : Regressors
-        Of the same pairs.
-    total : ndarray of float64 (P, T)
-        Sum of the targets of each pattern.
-
-    Returns
-    -------
-    Targets
-        Means and cross products.
-    """
+    """Compute what a fit needs from the sums of the targets per pattern, `total` (P, T)."""
     mean = total.sum(axis=0) / rows.n_pairs
     cross = total.T @ rows.centered
     # A constant target leaves rounding errors, which must not become weights.
@@ -254,21 +228,9 @@ def fit(
 
     Minimizes |y - b - Xw|^2 + alpha |w|^2 over b and w >= 0 on the training pairs for every alpha,
     picks the alpha with the smallest squared error on the validation pairs (the smaller one wins a
-    tie), and refits with it on the training and validation pairs together.
-
-    Parameters
-    ----------
-    rows : FoldRegressors
-        Of the training, the validation and all of these pairs.
-    train, validation, refit : ndarray of float64 (P, T)
-        Sums of the targets of each pattern over the same pairs.
-    alphas : ndarray of float64 (alpha)
-        Positive penalties, ascending.
-
-    Returns
-    -------
-    Fit
-        Weights, intercepts and chosen penalties.
+    tie), and refits with it on the training and validation pairs together. `train`, `validation`
+    and `refit` hold the sums of the targets per pattern over these pairs, float64 (P, T); `alphas`
+    are positive and ascend.
     """
     y_train = targets(rows.train, train)
     y_validation = targets(rows.validation, validation)

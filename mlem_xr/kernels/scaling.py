@@ -9,25 +9,7 @@ from mlem_xr.kernels.distances import distance_matrix
 
 
 def place_sentences(activation: NDArray, options: Any) -> dict[str, NDArray]:
-    """Place the sentences of a layer by metric multidimensional scaling.
-
-    Parameters
-    ----------
-    activation : ndarray (sentence, unit)
-        Finite activations.
-    options : object
-        The options of `mlem_xr.mds` as attributes.
-
-    Returns
-    -------
-    dict of str to ndarray of float64
-        `position` (sentence, axis) and `stress` ().
-
-    Raises
-    ------
-    Undefined
-        If a distance is undefined, as the cosine distance of a zero vector.
-    """
+    """Place the sentences of a layer, with the options of `mx.mds`: `position` and `stress`."""
     from sklearn.manifold import smacof
 
     neural = distance_matrix(activation, options.distance, zscore=options.zscore)
@@ -50,22 +32,7 @@ def place_sentences(activation: NDArray, options: Any) -> dict[str, NDArray]:
 def classical(distance: NDArray, n_components: int) -> NDArray:
     """Place sentences by classical scaling: the principal axes of the centered squared distances.
 
-    Parameters
-    ----------
-    distance : ndarray of float64 (sentence, sentence)
-        Symmetric distances.
-    n_components : int
-        Number of axes.
-
-    Returns
-    -------
-    ndarray of float64 (sentence, axis)
-        Positions; 0 along an axis that distances which are not Euclidean leave imaginary.
-
-    Examples
-    --------
-    >>> classical(np.array([[0.0, 2.0], [2.0, 0.0]]), 1).round(3).tolist()
-    [[1.0], [-1.0]]
+    0 along an axis that distances which are not Euclidean leave imaginary.
     """
     from sklearn.manifold import ClassicalMDS
 

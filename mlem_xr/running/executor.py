@@ -52,16 +52,8 @@ def run_tasks(
 ) -> None:
     """Call `function(shared, task)` for every task, in parallel.
 
-    Parameters
-    ----------
-    function : callable
-        Its return value is dropped.
-    shared : object
-        What all tasks need; it travels once to each worker, however large it is.
-    tasks : sequence
-        One argument per call.
-    done : callable
-        Called in this thread with the position of each task that has finished.
+    `shared` travels once to each worker, however large it is; `done` is called in this thread with
+    the position of each task that has finished.
     """
     client = current_client()
     if client is not None:

@@ -97,38 +97,15 @@ def write_checkpoint(
     """Write the activations of one checkpoint and mark it as recorded, last of all.
 
     A process that is killed on the way leaves the checkpoint unrecorded. Several processes may
-    write different checkpoints into one store at once.
-
-    Parameters
-    ----------
-    store : str or Path
-        An existing store.
-    activation : xr.DataArray
-        float32 (pooling, layer, sentence, unit) with coordinates `pooling` and `layer`.
-    model, seed, step : str, int, int
-        The checkpoint.
-    provenance : mapping
-        Where the activations come from; anything that JSON can hold.
-    overwrite : bool
-        Whether to replace a recorded checkpoint.
+    write different checkpoints into one store at once. `activation` is float32 (pooling, layer,
+    sentence, unit) with coordinates `pooling` and `layer`; `provenance` anything that JSON can
+    hold.
 
     Raises
     ------
     InputError
         If the checkpoint is recorded already and `overwrite` is False, if the sentences are not
         the store's, or if a layer holds NaN or infinite values.
-
-    Examples
-    --------
-    >>> import tempfile, mlem_xr as mx
-    >>> table = mx.read_stimuli("short_sentence")
-    >>> path = create_store(table, tempfile.mkdtemp() + "/short.zarr")
-    >>> values = np.zeros((1, 2, 522, 4), np.float32)
-    >>> labels = {"pooling": ["mean"], "layer": [1, 2]}
-    >>> layers = xr.DataArray(values, labels, ("pooling", "layer", "sentence", "unit"))
-    >>> write_checkpoint(path, layers, model="zero", seed=0, step=-1, provenance={})
-    >>> is_recorded(path, model="zero", seed=0, step=-1)
-    True
     """
     path = _existing(store)
     name = f"model={model}, seed={seed}, step={step}"
@@ -164,38 +141,12 @@ def write_checkpoint(
 
 
 def is_recorded(store: str | Path, *, model: str, seed: int, step: int) -> bool:
-    """Say whether a checkpoint is recorded; False also if the store does not exist.
-
-    Parameters
-    ----------
-    store : str or Path
-        A store.
-    model, seed, step : str, int, int
-        The checkpoint.
-
-    Returns
-    -------
-    bool
-        Whether all of its activations stand in the store.
-    """
+    """Say whether a checkpoint is recorded; False also if the store does not exist."""
     return not missing_checkpoints(store, model=[model], seed=[seed], step=[step])
 
 
 def read_provenance(store: str | Path, *, model: str, seed: int, step: int) -> dict[str, Any]:
-    """Read where the activations of a recorded checkpoint come from.
-
-    Parameters
-    ----------
-    store : str or Path
-        A store.
-    model, seed, step : str, int, int
-        A recorded checkpoint.
-
-    Returns
-    -------
-    dict
-        As it was given to `write_checkpoint`.
-    """
+    """Read where the activations of a recorded checkpoint come from."""
     labels: dict[str, list[Any]] = {"model": [model], "seed": [seed], "step": [step]}
     [provenance], at = locate(store, ["provenance"], labels)
     return dict(json.loads(text_at(provenance, [at[dim][0] for dim in CHECKPOINT])))
@@ -204,24 +155,10 @@ def read_provenance(store: str | Path, *, model: str, seed: int, step: int) -> d
 def locate(
     store: str | Path, names: Iterable[str], labels: Mapping[str, Iterable[Any]]
 ) -> tuple[list[zarr.Array], dict[str, list[int]]]:
-    """Open what a store says of its checkpoints, to be read again and again.
+    """Open arrays over (model, seed, step) and say where labels stand, to read them often.
 
-    Parameters
-    ----------
-    store : str or Path
-        A store.
-    names : iterable of {"recorded", "fingerprint", "provenance"}
-        Arrays over (model, seed, step). A fingerprint is the hash of a checkpoint's activations,
-        empty while they are being written.
-    labels : mapping of str to iterable
-        Models, seeds and steps that the store knows.
-
-    Returns
-    -------
-    arrays : list of zarr.Array
-        The arrays, unread.
-    at : dict of str to list of int
-        Positions of the labels in them.
+    `fingerprint` is the hash of a checkpoint's activations, empty while they are being written;
+    `provenance` another text each time that they are recorded.
     """
     group = _open_group(_existing(store), "r")
     at = positions(group, {dim: labels[dim] for dim in CHECKPOINT})

@@ -38,18 +38,7 @@ def write_features(group: zarr.Group, stimuli: xr.Dataset) -> None:
 
 
 def decode_features(data: xr.Dataset) -> xr.Dataset:
-    """Turn the stored codes of the features back into their values.
-
-    Parameters
-    ----------
-    data : xr.Dataset
-        As it stands in a store: int32 codes over `sentence` with attributes `levels` and `dtype`.
-
-    Returns
-    -------
-    xr.Dataset
-        With booleans, numbers and strings as they were read.
-    """
+    """Turn the stored codes of the features back into booleans, numbers and strings."""
     decoded = {
         name: ("sentence", from_codes(data[name].values, **json.loads(data[name].attrs["coding"])))
         for name in data.attrs["features"]

@@ -100,18 +100,6 @@ def extend(group: zarr.Group, labels: Mapping[str, Iterable[Any]]) -> dict[str, 
     """Append the labels that a grid does not know, and say where each label stands.
 
     The caller holds the lock of the store.
-
-    Parameters
-    ----------
-    group : zarr.Group
-        A grid.
-    labels : mapping of str to iterable
-        Dimension to the labels that are needed.
-
-    Returns
-    -------
-    dict of str to list of int
-        Positions of the labels along each dimension.
     """
     known = {dim: read_labels(group, dim) for dim in labels}
     full = {
@@ -150,21 +138,9 @@ def _positions(
 def read_grid(
     group: zarr.Group, *, names: Iterable[str] | None = None, lazy: Iterable[str] = ()
 ) -> xr.Dataset:
-    """Open a grid: the arrays named in `lazy` as Dask arrays, the rest loaded.
+    """Open a grid, labels as coordinates: the arrays in `lazy` as Dask arrays, the rest loaded.
 
-    Parameters
-    ----------
-    group : zarr.Group
-        A grid.
-    names : iterable of str, optional
-        Arrays to read beside the labels; all of them by default.
-    lazy : iterable of str
-        Arrays to open lazily.
-
-    Returns
-    -------
-    xr.Dataset
-        All arrays, with the labels as coordinates.
+    Beside the labels all arrays are read, or those in `names`.
     """
     arrays = _arrays(group)
     labeled = [name for name, a in arrays.items() if dims_of(a) == (name,)]

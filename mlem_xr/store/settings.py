@@ -14,23 +14,8 @@ _OF_THE_LAYERS = ("layers", "n_units")
 def named(analysis: Analysis, given: Mapping[str, Any]) -> dict[str, Any]:
     """Bring settings that a caller names into the form in which they are saved.
 
-    Parameters
-    ----------
-    analysis : Analysis
-        Whose settings they are.
-    given : mapping
-        Options; `features`, `layers` and `n_units`; and, under the name of the argument, a mapping
-        of settings of the result that the analysis started from.
-
-    Returns
-    -------
-    dict
-        The same settings.
-
-    Raises
-    ------
-    InputError
-        If there is no such setting, or it cannot have that value.
+    Options; `features`, `layers` and `n_units`; and, under the name of the argument, a mapping of
+    settings of the result that the analysis started from.
     """
     options, source = analysis.options.names(), analysis.source
     known = [*options, *_OF_THE_LAYERS]
@@ -60,33 +45,12 @@ def find(
     *,
     now: Mapping[str, Any],
 ) -> int:
-    """Find the one result that is meant.
+    """Find the one result that is meant, among the settings of those that are `saved`.
 
     Options that are not named have their defaults. What has no default (an option that has to be
     given, the result that the analysis started from, the layers that were concatenated) need not be
-    named where that leaves no choice; where it does, the defaults and what the store holds now are
-    meant.
-
-    Parameters
-    ----------
-    analysis : Analysis
-        Whose results they are.
-    saved : list of dict
-        The settings of those that are saved.
-    given : mapping
-        The settings that are named.
-    now : mapping
-        `features`, `layers` and `n_units` as the store has them now.
-
-    Returns
-    -------
-    int
-        Which of them.
-
-    Raises
-    ------
-    InputError
-        If there is none, or several are as good.
+    named where that leaves no choice; where it does, the defaults and what the store holds `now`
+    are meant. Raises `InputError` if there is no such result, or several are as good.
     """
     wanted = named(analysis, given)
     expected = analysis.options.defaults()

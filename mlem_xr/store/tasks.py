@@ -77,22 +77,9 @@ def compute_and_write(
 ) -> None:
     """Compute tasks of a result together, and write them one after another.
 
-    Parameters
-    ----------
-    result : xr.Dataset
-        A lazy result with all dimensions of a representation.
-    destination : Destination
-        Where it goes.
-    *tasks : Task
-        What to compute.
-    scheduler : str, optional
-        Dask's scheduler; by default, what Dask runs on.
-
-    Raises
-    ------
-    InputError
-        If activations were recorded again, even the same ones: they were away for a while, and
-        what is away looks like a layer that a network lacks.
+    `scheduler` is Dask's; None: what Dask runs on. Raises `InputError` if activations were recorded
+    again, even the same ones: they were away for a while, and what is away looks like a layer that
+    a network lacks.
     """
     origins = [_origin(destination, task) for task in tasks]
     computed = dask.compute(*(result.isel(task) for task in tasks), scheduler=scheduler)
