@@ -15,9 +15,10 @@ from mlem_xr.analyses import (
     top_unit_importance,
     univariate_importance,
 )
-from mlem_xr.analyses.tables import to_dataframe, write_table
+from mlem_xr.analyses.tables import to_dataframe
 from mlem_xr.networks import record
 from mlem_xr.running.client import local_client
+from mlem_xr.running.writing import write_table
 from mlem_xr.stimuli import (
     describe_stimuli,
     feature_correlation,

@@ -55,74 +55,25 @@ class InputError(ValueError):
 
 
 def choose(argument: str, value: Hashable, known: Iterable[Any]) -> Any:
-    """Return `value` if it is among the `known` ones.
-
-    Parameters
-    ----------
-    argument : str
-        What the caller calls the value, for the error.
-    value : hashable
-        What was given.
-    known : iterable
-        What would have been accepted.
-
-    Returns
-    -------
-    object
-        `value` itself.
-
-    Raises
-    ------
-    InputError
-        If `value` is not known; the message lists what is.
-
-    Examples
-    --------
-    >>> choose("pooling", "mean", ["mean", "first-token"])
-    'mean'
-    """
+    """Return `value` if it is among the `known` ones; else raise an error that lists them."""
     known = list(known)
     if value in known:
         return value
-    raise InputError(f"{argument}: unknown value {_plain(value)!r}; known: {listed(known)}")
+    raise InputError(f"{argument}: unknown value {plain_value(value)!r}; known: {listed(known)}")
+
+
+def plain_value(value: Any) -> Any:
+    """Turn a NumPy scalar into a plain Python object; leave anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def listed(values: Iterable[Any]) -> str:
     """List values for an error: `'a', 'b'`, or `none`."""
-    return ", ".join(repr(_plain(value)) for value in values) or "none"
+    return ", ".join(repr(plain_value(value)) for value in values) or "none"
 
 
 def check_integer(argument: str, value: Any, *, at_least: int = 0, below: int | None = None) -> int:
-    """Return `value` as an int if it is a whole number of a range.
-
-    Parameters
-    ----------
-    argument : str
-        What the caller calls the value, for the error.
-    value : object
-        What was given.
-    at_least : int
-        The smallest number that is accepted.
-    below : int, optional
-        The first number that is too large.
-
-    Returns
-    -------
-    int
-        The number.
-
-    Raises
-    ------
-    InputError
-        If `value` is no integer, or out of range.
-
-    Examples
-    --------
-    >>> check_integer("n_init", 2.5, at_least=1)
-    Traceback (most recent call last):
-        ...
-    mlem_xr.schema.InputError: n_init: found 2.5; expected an integer of at least 1
-    """
+    """Return `value` as an int if it is an integer of at least `at_least` and below `below`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < at_least or (below is not None and value >= below):
         limit = "" if below is None else f" and below {below}"
@@ -132,58 +83,10 @@ def check_integer(argument: str, value: Any, *, at_least: int = 0, below: int | 
     return int(value)
 
 
-def check_random_state(random_state: Any) -> int:
-    """Return a seed that NumPy's and scikit-learn's generators take.
-
-    Parameters
-    ----------
-    random_state : int
-        Not negative, below 2^32.
-
-    Returns
-    -------
-    int
-        The seed.
-
-    Raises
-    ------
-    InputError
-        If it is something else.
-
-    Examples
-    --------
-    >>> check_random_state(7)
-    7
-    """
-    return check_integer("random_state", random_state, below=2**32)
-
-
 def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.Dataset:
     """Keep the given labels of each dimension, in the order given, each once.
 
-    Parameters
-    ----------
-    data : xr.Dataset
-        Anything with labeled dimensions.
-    labels : mapping of str to iterable or None
-        Dimension to labels to keep, of which repetitions do not count; None or an empty list keeps
-        all of them.
-
-    Returns
-    -------
-    xr.Dataset
-        The selected part, as lazy as `data`.
-
-    Raises
-    ------
-    InputError
-        If a label does not exist; the message lists those that do.
-
-    Examples
-    --------
-    >>> data = xr.Dataset(coords={"layer": [1, 2, 3]})
-    >>> select(data, {"layer": [3, 1]}).layer.values.tolist()
-    [3, 1]
+    None or an empty list keeps all labels of a dimension.
     """
     given = {dim: values for dim, values in labels.items() if values is not None}
     wanted = {dim: list(dict.fromkeys(values)) for dim, values in given.items()}
@@ -197,23 +100,8 @@ def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.D
 def check_activations(activations: xr.Dataset) -> None:
     """Check that a Dataset holds activations and the features of their sentences.
 
-    Parameters
-    ----------
-    activations : xr.Dataset
-        Needs a variable `activation` (..., sentence, unit) of a floating type and the attribute
-        `features`, the names of coordinates over `sentence`.
-
-    Raises
-    ------
-    InputError
-        If something is missing or has the wrong dimensions.
-
-    Examples
-    --------
-    >>> check_activations(xr.Dataset())
-    Traceback (most recent call last):
-        ...
-    mlem_xr.schema.InputError: activations: no variable 'activation'; found: none
+    It needs a variable `activation` (..., sentence, unit) of a floating type, with no dimension
+    beside those in `ACTIVATION`.
     """
     if not isinstance(activations, xr.Dataset):
         raise InputError(f"activations: expected an xarray Dataset, found {type(activations)}")
@@ -241,32 +129,10 @@ def check_activations(activations: xr.Dataset) -> None:
 
 
 def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> list[str]:
-    """Return the names of the features to use.
+    """Return the names of the features to use, in order.
 
-    Parameters
-    ----------
-    data : xr.Dataset
-        Stimuli or activations: one coordinate over `sentence` per feature. The attribute
-        `features` gives their order; without it, every coordinate over `sentence` other than
-        `text` is a feature.
-    features : iterable of str, optional
-        A subset, in the order wanted.
-
-    Returns
-    -------
-    list of str
-        Names of coordinates.
-
-    Raises
-    ------
-    InputError
-        If there is no feature, or one is unknown or named twice.
-
-    Examples
-    --------
-    >>> table = xr.Dataset(coords={"tense": ("sentence", ["past", "pres"])})
-    >>> check_features(table)
-    ['tense']
+    A feature is a coordinate over `sentence` alone whose name is not `RESERVED`. The attribute
+    `features`, if there, says which of them count and in which order.
     """
     found = [
         str(name)
@@ -294,7 +160,3 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from mlem_xr.store.activations import write_checkpoint
-from mlem_xr.store.results import write_results
+from mlem_xr.store.saving import write_results
 
 N = 40
 

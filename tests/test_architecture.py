@@ -17,7 +17,7 @@ PACKAGE = Path(mx.__file__).parent
 ROOMS = {
     "schema": set(),
     "kernels": set(),
-    "running": set(),
+    "running": {"schema"},
     "stimuli": {"schema", "kernels", "running"},
     "analyses": {"schema", "kernels", "running", "stimuli"},
     "store": {"schema", "running", "stimuli", "analyses"},

@@ -73,11 +73,11 @@ def test_known_checkpoints():
         ("multiberts", 0, 250_000, "nearest known: 200000 and 300000$"),
         ("pythia-160m", 0, 1500, "step of 'pythia-160m'.* nearest known: 1000 and 2000$"),
         ("pythia-12b", 1, None, "seed of 'pythia-12b': unknown value 1; known: 0$"),
-        ("any", -1, None, "seed: expected an integer of at least 0, found -1"),
-        ("any", 0, -2, "step: expected an integer of at least -1, found -2"),
-        ("any", "0", None, "seed: expected an integer, found '0'"),
-        ("any", True, None, "seed: expected an integer .*found True"),
-        ("any", 0, 1.5, "step: expected an integer, found 1.5"),
+        ("any", -1, None, "seed: found -1; expected an integer of at least 0"),
+        ("any", 0, -2, "step: found -2; expected an integer of at least -1"),
+        ("any", "0", None, "seed: found '0'; expected an integer"),
+        ("any", True, None, "seed: found True; expected an integer"),
+        ("any", 0, 1.5, "step: found 1.5; expected an integer"),
     ],
 )
 def test_unknown_seeds_and_steps(model, seed, step, message):

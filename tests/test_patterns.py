@@ -11,6 +11,7 @@ from mlem_xr.kernels.errors import Undefined
 from mlem_xr.kernels.patterns import pair_patterns
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli import feature_correlation, feature_distances
+from mlem_xr.stimuli.pairs import feature_codes, pattern_counts
 
 
 def random_codes(n, n_features, n_levels=3, seed=0):
@@ -80,6 +81,14 @@ def test_folds_of_sentences_keep_every_sentence_on_one_side():
         tested = {s for p in found[3] for s in table[p]}
         assert not trained & tested
     assert (label == -1).sum() == 12 * 13
+
+
+def test_the_pairs_of_a_pattern_are_counted():
+    table = xr.Dataset(coords={"number": ("sentence", ["sg", "pl", "sg"])})
+    pattern, count = pattern_counts(table)
+    assert pattern.tolist() == [[0], [1]] and count.tolist() == [1, 2]
+    assert pattern.dtype == np.uint8 and count.dtype == np.int64
+    assert feature_codes(table).dtype == np.int32
 
 
 def test_feature_distances_label_their_pairs(stimuli):

@@ -10,7 +10,7 @@ import xarray as xr
 import mlem_xr as mx
 from helpers import layers, save, statuses, write
 from mlem_xr.schema import InputError
-from mlem_xr.store import results
+from mlem_xr.store import saving
 
 CELL = ["model", "seed", "step", "pooling", "layer"]
 
@@ -48,7 +48,7 @@ def test_what_is_current_is_not_computed(store, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(results, "compute_and_write", refuse)
+    monkeypatch.setattr(saving, "compute_and_write", refuse)
     assert save(result, store) == {"skipped": 18, "not recorded": 6}
     with pytest.raises(AssertionError, match="computed again"):
         save(result, store, refresh=["importance"])
@@ -57,7 +57,7 @@ def test_what_is_current_is_not_computed(store, monkeypatch):
 def test_only_missing_representations_are_computed(store):
     result = mx.multivariate_importance(mx.open_store(store))
     assert save(result.sel(seed=1, layer=[1, 3], model="toy"), store) == {"computed": 4}
-    table = results.write_results(result, store, progress=False)
+    table = saving.write_results(result, store, progress=False)
     assert statuses(table) == {"computed": 14, "skipped": 4, "not recorded": 6}
     skipped = table[table["status"] == "skipped"]
     assert set(skipped["layer"]) == {1, 3}
@@ -88,7 +88,7 @@ def test_results_of_activations_recorded_again_go_stale(store):
     with pytest.raises(InputError, match="recorded again since it was made"):
         save(result, store)
     fresh = mx.multivariate_importance(mx.open_store(store))
-    table = results.write_results(fresh, store, progress=False)
+    table = saving.write_results(fresh, store, progress=False)
     computed = table[table["status"] == "computed"]
     assert len(computed) == 6
     assert set(computed["seed"]) == {1}
@@ -313,7 +313,7 @@ def test_a_store_that_cannot_be_written_gives_what_is_saved(store, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(results, "locked", refuse)
+    monkeypatch.setattr(saving, "locked", refuse)
     assert save(result, store) == {"skipped": 18, "not recorded": 6}
     saved = mx.open_results(store, "multivariate_importance")["r2"]
     np.testing.assert_array_equal(saved, result["r2"])
@@ -341,7 +341,7 @@ def test_a_failing_representation_keeps_what_was_saved(store):
     assert save(mx.multivariate_importance(bad).sel(layer=[1]), store)["computed"] == 6
     with pytest.raises(InputError, match="NaN or infinite values in model="):
         save(mx.multivariate_importance(bad), store)
-    table = results.write_results(mx.multivariate_importance(data), store, progress=False)
+    table = saving.write_results(mx.multivariate_importance(data), store, progress=False)
     assert statuses(table)["skipped"] >= 6
     assert not (table[table["layer"] == 3]["status"] == "skipped").any()
 
@@ -353,15 +353,15 @@ def test_a_killed_run_is_continued_bit_for_bit(store, tmp_path):
         import os
         import sys
         import mlem_xr as mx
-        from mlem_xr.store import results, tasks
+        from mlem_xr.store import saving, tasks
 
         tasks._SHARE_OF_THE_WHOLE = 100
-        write = results.compute_and_write
+        write = saving.compute_and_write
         def announced(*arguments, **options):
             write(*arguments, **options)
             # One byte at once: several threads write.
             os.write(1, b".")
-        results.compute_and_write = announced
+        saving.compute_and_write = announced
         result = mx.univariate_importance(mx.open_store(sys.argv[1]))
         mx.save_results(result, sys.argv[1], progress=False)
     """

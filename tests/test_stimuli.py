@@ -205,10 +205,16 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == ["a.parquet"]
 
 
+def test_codes_are_numbered_by_first_appearance() -> None:
+    codes, levels = to_codes(np.array([2, 7, 2, 1]))
+    assert codes.dtype == np.int32 and codes.tolist() == [0, 1, 0, 2]
+    assert levels == [2, 7, 1] and type(levels[0]) is int
+
+
 def test_write_names_a_bad_path(tmp_path: Path) -> None:
     stimuli = read_stimuli(TABLE)
-    with pytest.raises(InputError, match=r"a.txt' does not end in .csv, .csv.gz, .parquet"):
+    with pytest.raises(InputError, match=r"a.txt; expected .csv, .csv.gz or .parquet"):
         write_stimuli(stimuli, tmp_path / "a.txt")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="file is no folder; expected a file in a folder"):
         write_stimuli(stimuli, tmp_path / "file" / "a.csv")

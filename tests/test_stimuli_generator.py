@@ -13,7 +13,7 @@ from nltk.sem.logic import Variable as NltkVariable
 from mlem_xr.stimuli import generate_stimuli
 from mlem_xr.stimuli.grammar import GRAMMARS, by_symbol, read_grammar
 from mlem_xr.stimuli.lexicon import read_lexicon
-from mlem_xr.stimuli.rules import Category, Variable, sentences
+from mlem_xr.stimuli.rules import Category, Rule, Variable, sentences
 
 GRAMMAR_WITH_EVERYTHING = """
 S -> NP[NUM=?n, CASE=nom] VP[NUM=?n]
@@ -143,3 +143,8 @@ def test_bundled_sentences_parse() -> None:
         assert next(iter(parser.parse(words)), None), text
         wrong = [{"sees": "see", "see": "sees"}.get(word, word) for word in words]
         assert next(iter(parser.parse(wrong)), None) is None, wrong
+
+
+def test_a_rule_is_shown_as_it_is_written() -> None:
+    left = Category("N", {"NUM": "sg", "GEN": Variable("g")})
+    assert str(Rule(left, ("she", Category("V")), "here")) == "N[NUM=sg, GEN=?g] -> 'she' V"

@@ -14,7 +14,7 @@ from helpers import layers, save, write
 from mlem_xr.analyses import univariate
 from mlem_xr.kernels.explain import explain_units
 from mlem_xr.schema import REPRESENTATION, InputError
-from mlem_xr.store import results, tasks
+from mlem_xr.store import saving
 from mlem_xr.store.activations import write_checkpoint
 from mlem_xr.store.tasks import cut_into_tasks, n_layers
 
@@ -90,9 +90,9 @@ def meanwhile(action):
         def write_later(*arguments):
             patch.undo()
             action()
-            tasks._write(*arguments)
+            saving._write(*arguments)
 
-        patch.setattr(tasks, "_write", write_later)
+        patch.setattr(saving, "_write", write_later)
         yield
 
 
@@ -121,7 +121,7 @@ def test_another_process_saves_other_layers_of_the_same_chunk(
     write(path, layers(0, n_layers=6).sel(pooling=["mean"]), seed=0)
     result = mx.univariate_importance(mx.open_store(path))
     # Four layers of weights share a chunk, and all six of the smaller variables.
-    monkeypatch.setattr(results, "_CHUNK_BYTES", 4 * result["weight"][0, 0, 0, 0, 0].nbytes)
+    monkeypatch.setattr(saving, "_CHUNK_BYTES", 4 * result["weight"][0, 0, 0, 0, 0].nbytes)
     rest = [layer for layer in range(1, 7) if layer not in first]
     with (
         dask.config.set(scheduler="sync", num_workers=1),

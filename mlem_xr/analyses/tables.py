@@ -1,13 +1,10 @@
-"""Results as tidy pandas tables, and as files."""
-
-from pathlib import Path
+"""Results as tidy pandas tables."""
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from mlem_xr.analyses.layers import UNIT_LABELS
-from mlem_xr.running.writing import whole
 from mlem_xr.schema import REPRESENTATION, InputError, choose
 
 _ORIGINAL_LABELS = {"feature": "Feature", "pooling": "take_activation_from"}
@@ -62,48 +59,6 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
     table = table.dropna(subset=list(plain.data_vars), how="all").reset_index(drop=True)
     table = table[[*labels, *plain.data_vars]]
     return _with_original_names(table, result) if names == "original" else table
-
-
-def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table as CSV or Parquet, whole or not at all.
-
-    Parameters
-    ----------
-    table : pd.DataFrame
-        Any table.
-    path : str or Path
-        `.csv`, `.csv.gz` or `.parquet`; parents are made, an existing file is replaced.
-
-    Raises
-    ------
-    InputError
-        If the extension is another one.
-
-    Examples
-    --------
-    >>> write_table(pd.DataFrame(), "table.doc")
-    Traceback (most recent call last):
-        ...
-    mlem_xr.schema.InputError: path: table.doc; expected .csv, .csv.gz or .parquet
-    """
-    path = check_table_path(path)
-    with whole(path) as unfinished:
-        if path.suffix == ".parquet":
-            table.to_parquet(unfinished, index=False)
-        else:
-            table.to_csv(unfinished, index=False)
-
-
-def check_table_path(path: str | Path) -> Path:
-    """Return a path that `write_table` can write to; refuse others."""
-    path = Path(path)
-    if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
-        raise InputError(f"path: {path}; expected .csv, .csv.gz or .parquet")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir():
-        found = f"{path} is a folder" if path.is_dir() else f"{folder} is no folder"
-        raise InputError(f"path: {found}; expected a file in a folder")
-    return path
 
 
 def _recorded(data: xr.Dataset) -> pd.DataFrame:

@@ -8,7 +8,6 @@ import xarray as xr
 
 import mlem_xr as mx
 from mlem_xr.analyses import ANALYSES, Analysis
-from mlem_xr.analyses.tables import check_table_path
 from mlem_xr.cli.options import (
     NAMES,
     REFRESH,
@@ -19,6 +18,7 @@ from mlem_xr.cli.options import (
     settings,
 )
 from mlem_xr.cli.output import print_profile
+from mlem_xr.running.writing import TABLES, check_path
 from mlem_xr.schema import REPRESENTATION, choose, select
 
 
@@ -29,7 +29,7 @@ def command(analysis: Analysis) -> click.Command:
     def run(store: Path, output: Path | None, names: str, **values: Any) -> None:
         choose("names", names, ("mlem_xr", "original"))
         if output is not None:
-            check_table_path(output)
+            check_path(output, TABLES)
         found = _analyze(analysis, store, values)
         leading = analysis.outputs.get(analysis.leading)
         if leading is not None and "feature" in leading.dims and "unit" not in leading.dims:

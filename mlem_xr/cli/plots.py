@@ -9,6 +9,7 @@ import mlem_xr as mx
 from mlem_xr.analyses import ANALYSES
 from mlem_xr.cli.analyses import saved
 from mlem_xr.cli.options import FIGURE_FILE, STIMULI, STORE, selection, settings
+from mlem_xr.running.writing import check_path
 
 _TOP = click.Option(["--top"], type=int, default=4, show_default=True, help="Features to draw.")
 _LOG = click.Option(["--log/--linear"], default=True, help="Logarithmic axis.")
@@ -41,6 +42,7 @@ def _figure(name: str, analysis: str, help: str, own: list[click.Parameter]) -> 
     record = ANALYSES[analysis]
 
     def run(store: Path, output: Path, **values: Any) -> None:
+        check_path(output, mx.plot.FORMATS)
         options = {option.name: values.pop(option.name) for option in own if option.name}
         _save(getattr(mx.plot, name)(saved(record, store, values), **options), output)
 

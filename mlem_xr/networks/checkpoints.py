@@ -1,6 +1,5 @@
 """Where the weights of a checkpoint, (model, seed, step), are: a hub name or folder, a revision."""
 
-import operator
 import re
 from collections.abc import Iterable
 from itertools import product
@@ -8,20 +7,14 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 
-from mlem_xr.schema import CHECKPOINT, FINAL_STEP, InputError, choose
+from mlem_xr.schema import CHECKPOINT, FINAL_STEP, InputError, check_integer, choose
 
 
 class Checkpoint(NamedTuple):
     """One set of weights: the labels it is stored under, and where it is.
 
-    Attributes
-    ----------
-    model, seed, step
-        Labels in the store; `step` is -1 where the training step is not stated.
-    source
-        Name on the Hugging Face hub, or a local folder.
-    revision
-        Branch, tag or commit on the hub; None: the main branch.
+    `step` is -1 where the training step is not stated. `source` is a name on the Hugging Face hub
+    or a local folder; `revision` is a branch, tag or commit on the hub, None being the main branch.
     """
 
     model: str
@@ -40,16 +33,10 @@ class Checkpoint(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Published checkpoints of one training recipe.
+    """Published checkpoints of one training recipe: every seed at every step.
 
-    Attributes
-    ----------
-    name
-        Pattern of the model names it answers to.
-    seeds, steps
-        Every seed has every step.
-    source, revision
-        Templates with the `name` asked for, `seed`, `step` and `thousands` of steps.
+    `name` is a pattern of the model names it answers to. `source` and `revision` are templates with
+    the `name` asked for, `seed`, `step` and `thousands` of steps.
     """
 
     name: str
@@ -102,52 +89,20 @@ def resolve(
 ) -> Checkpoint:
     """Find where the weights of a checkpoint are.
 
-    A `source` is used as it is. Without one, a local folder that holds a network comes first, then
-    the published series (MultiBERTs, Pythia, PolyPythias), and any other name is taken for a name
-    on the hub.
+    With a `source`, a hub name or folder, `model` is any label. Without one, `model` is a local
+    folder that holds a network, which is stored under its last part; or a published series
+    (`"multiberts"`, `"pythia-160m"` and so on; seed 0 of a PolyPythia is the original run); or else
+    a name on the hub. `{model}`, `{seed}` and `{step}` are filled in, in `source` and `revision`.
 
-    Parameters
-    ----------
-    model : str or Path
-        Name of the network: `"multiberts"`, `"pythia-160m"` and so on, a name on the hub, or a
-        folder, which is stored under its last part. With a `source`, any label.
-    seed : int
-        Random seed of the training. PolyPythias: 1 to 9, and 0 for the original run.
-    step : int, optional
-        Training steps; None or -1: the final weights.
-    source : str or Path, optional
-        Hub name or folder; `{model}`, `{seed}` and `{step}` are filled in.
-    revision : str, optional
-        Branch, tag or commit on the hub; filled in likewise.
-
-    Returns
-    -------
-    Checkpoint
-        Labels, source and revision. The final step of a published series is stored as its number
-        of steps (MultiBERTs: 2,000,000; Pythia: 143,000), otherwise as -1.
-
-    Raises
-    ------
-    InputError
-        If seed or step are no such integers, a published series lacks them, or a template cannot
-        be filled in.
-
-    Examples
-    --------
-    >>> resolve("multiberts", seed=3, step=20_000).source
-    'google/multiberts-seed_3-step_20k'
-    >>> resolve("pythia-160m", seed=1).revision
-    'step143000'
-    >>> resolve("mine", seed=2, step=500, source="runs/{model}-{seed}/{step:06d}").source
-    'runs/mine-2/000500'
-    >>> resolve("gpt2")
-    Checkpoint(model='gpt2', seed=0, step=-1, source='gpt2', revision=None)
+    Step None or -1 is the final one: of a published series it is stored as its number of steps
+    (MultiBERTs: 2,000,000; Pythia: 143,000), otherwise as -1.
     """
-    seed = _integer("seed", seed, 0)
-    step = FINAL_STEP if step is None else _integer("step", step, FINAL_STEP)
-    found = _locate(str(model), seed, step) if source is None else None
-    checkpoint = found or Checkpoint(str(model), seed, step, str(source))
-    if source is not None:
+    seed = check_integer("seed", seed)
+    step = FINAL_STEP if step is None else check_integer("step", step, at_least=FINAL_STEP)
+    if source is None:
+        checkpoint = _locate(str(model), seed, step)
+    else:
+        checkpoint = Checkpoint(str(model), seed, step, str(source))
         checkpoint = checkpoint._replace(source=_fill("source", str(source), checkpoint))
     if revision is not None:
         checkpoint = checkpoint._replace(revision=_fill("revision", revision, checkpoint))
@@ -162,29 +117,9 @@ def resolve_all(
     source: str | Path | None = None,
     revision: str | None = None,
 ) -> list[Checkpoint]:
-    """Find where the weights of every combination of seeds and steps are.
+    """Find where the weights of every seed at every step are, each checkpoint once, seed by seed.
 
-    Parameters
-    ----------
-    model, source, revision
-        As for `resolve`.
-    seeds, steps : iterable of int
-        Labels whose product is wanted.
-
-    Returns
-    -------
-    list of Checkpoint
-        Seed by seed; each checkpoint once, even if named twice.
-
-    Raises
-    ------
-    InputError
-        As `resolve` does; or if two checkpoints would have the same weights.
-
-    Examples
-    --------
-    >>> [str(checkpoint) for checkpoint in resolve_all("multiberts", [0, 1], [0])]
-    ['multiberts (seed 0, step 0)', 'multiberts (seed 1, step 0)']
+    Two checkpoints that would have the same weights are refused.
     """
     found: dict[tuple[str, str | None], Checkpoint] = {}
     for seed, step in product(seeds, steps):
@@ -199,56 +134,12 @@ def resolve_all(
 
 
 def known_seeds(model: str) -> list[int]:
-    """List the seeds of a published series.
-
-    Parameters
-    ----------
-    model : str
-        A name that `resolve` knows.
-
-    Returns
-    -------
-    list of int
-        In ascending order; not every seed has every step.
-
-    Raises
-    ------
-    InputError
-        If no published series has that name.
-
-    Examples
-    --------
-    >>> len(known_seeds("multiberts"))
-    25
-    """
+    """List the seeds of a published series in ascending order; not every seed has every step."""
     return sorted({seed for series in _published(model) for seed in series.seeds})
 
 
 def known_steps(model: str, seed: int = 0) -> list[int]:
-    """List the training steps of a published series at which the weights were kept.
-
-    Parameters
-    ----------
-    model : str
-        A name that `resolve` knows.
-    seed : int
-        One of its seeds.
-
-    Returns
-    -------
-    list of int
-        In ascending order; the last is the final one.
-
-    Raises
-    ------
-    InputError
-        If no published series has that name, or not that seed.
-
-    Examples
-    --------
-    >>> known_steps("multiberts")[:3], known_steps("multiberts", seed=24)
-    ([0, 20000, 40000], [2000000])
-    """
+    """List the steps at which a published series kept its weights; the last is the final one."""
     choose(f"seed of {model!r}", seed, known_seeds(model))
     return [step for series in _published(model) if seed in series.seeds for step in series.steps]
 
@@ -301,9 +192,8 @@ def _published(model: str) -> list[Series]:
 
 def _fill(argument: str, template: str, checkpoint: Checkpoint) -> str:
     """Put the labels of a checkpoint into a template."""
-    labels = {"model": checkpoint.model, "seed": checkpoint.seed, "step": checkpoint.step}
     try:
-        filled = template.format(**labels)
+        filled = template.format(**checkpoint.labels)
     except (LookupError, AttributeError, ValueError) as error:
         raise InputError(
             f"{argument}: cannot fill in {template!r} ({error}); "
@@ -319,13 +209,3 @@ def _expand(source: str) -> str:
     """Name a folder in full, so that the store says which it was; leave a name on the hub alone."""
     folder = Path(source).expanduser()
     return str(folder.absolute()) if folder.is_dir() else source
-
-
-def _integer(argument: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise InputError(f"{argument}: expected an integer, found {value!r}") from error
-    if isinstance(value, bool) or number < least:
-        raise InputError(f"{argument}: expected an integer of at least {least}, found {value!r}")
-    return number

@@ -7,27 +7,9 @@ from typing import Any
 def pool(hidden: Sequence[Any], mask: Any, pooling: Sequence[str]) -> Any:
     """Turn token activations into one vector per sentence.
 
-    Parameters
-    ----------
-    hidden : sequence of torch.Tensor (sentence, token, unit)
-        One tensor per layer.
-    mask : torch.Tensor of bool (sentence, token)
-        Which tokens belong to the sentence; padding may be on either side.
-    pooling : sequence of str
-        Some of `"first-token"`, `"mean"`, `"last-token"`.
-
-    Returns
-    -------
-    torch.Tensor (pooling, layer, sentence, unit)
-        On the device of `hidden` and with its dtype.
-
-    Examples
-    --------
-    >>> import torch
-    >>> hidden = torch.tensor([[[1.0], [3.0], [9.0]]])
-    >>> mask = torch.tensor([[True, True, False]])
-    >>> pool([hidden], mask, ["first-token", "mean", "last-token"]).flatten()
-    tensor([1., 2., 3.])
+    `hidden` is one tensor (sentence, token, unit) per layer; `mask` (sentence, token) says which
+    tokens belong to the sentence: padding may be on either side. Returns a tensor
+    (pooling, layer, sentence, unit) on the same device and of the same dtype.
     """
     import torch
 

@@ -140,10 +140,13 @@ def record(
             inputs = _tokenize(network, stimuli["text"].values.tolist(), add_special_tokens)
             activation = _run(network, inputs, poolings, layers, batch_size, bar.update)
             stored.create_store(stimuli, store, pooling=poolings)
-            asked = {"pooling": poolings, "layer": layers}
-            provenance = network.provenance | asked
-            details: dict[str, Any] = {"provenance": provenance, "overwrite": overwrite}
-            stored.write_checkpoint(store, activation, **checkpoint.labels, **details)
+            stored.write_checkpoint(
+                store,
+                activation,
+                **checkpoint.labels,
+                provenance=network.provenance | {"pooling": poolings, "layer": layers},
+                overwrite=overwrite,
+            )
             logger.info("recorded %s in %s", checkpoint, store)
     return pd.DataFrame(checkpoints, columns=Checkpoint._fields).assign(status=statuses)
 

@@ -8,7 +8,15 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from mlem_xr.schema import FINAL_STEP, REPRESENTATION, InputError, choose
+from mlem_xr.schema import (
+    FINAL_STEP,
+    REPRESENTATION,
+    InputError,
+    check_integer,
+    choose,
+    listed,
+    plain_value,
+)
 
 CONFIDENCE = 0.99
 """Coverage of the intervals over seeds."""
@@ -19,8 +27,7 @@ def variable(result: xr.Dataset, name: str, *, argument: str = "result") -> xr.D
     if not isinstance(result, xr.Dataset):
         raise InputError(f"{argument}: expected an xarray Dataset, found {type(result).__name__}")
     if name not in result.data_vars:
-        found = ", ".join(map(repr, result.data_vars)) or "none"
-        raise InputError(f"{argument}: no variable {name!r}; found: {found}")
+        raise InputError(f"{argument}: no variable {name!r}; found: {listed(result.data_vars)}")
     return filled(result[name].compute(), argument=argument)
 
 
@@ -49,18 +56,9 @@ def expanded(values: xr.DataArray, *dims: str) -> xr.DataArray:
 
 
 def over_seeds(values: xr.DataArray) -> xr.Dataset:
-    """Return mean and Student t interval over the seeds that hold a value.
+    """Return `mean` over the seeds that hold a value, and `half`, half the width of its interval.
 
-    Parameters
-    ----------
-    values : xr.DataArray
-        Any dimensions; `seed` may be among them.
-
-    Returns
-    -------
-    xr.Dataset
-        `mean` and `half`, half the width of the interval, NaN where fewer than two seeds have a
-        value; without `seed`.
+    The interval is Student's t; `half` is NaN where fewer than two seeds hold a value.
     """
     if values.sizes.get("seed", 1) < 2:
         mean = values.squeeze("seed") if "seed" in values.dims else values
@@ -73,14 +71,8 @@ def over_seeds(values: xr.DataArray) -> xr.Dataset:
 
 
 def describe(dim: str, value: Any) -> str:
-    """Return the readable form of a coordinate's value.
-
-    Examples
-    --------
-    >>> describe("step", -1), describe("step", 20000), describe("pooling", "mean")
-    ('final', '20,000', 'mean')
-    """
-    value = getattr(value, "item", lambda: value)()
+    """Return the readable form of a coordinate's value: step -1 is "final", 20000 is "20,000"."""
+    value = plain_value(value)
     if dim == "step":
         return "final" if value == FINAL_STEP else f"{value:,}"
     return str(value)
@@ -141,8 +133,7 @@ def chosen(means: xr.DataArray, dim: str, top: int, names: Iterable[Any] | None)
         if not wanted:
             raise InputError(f"{dim}s: an empty list; expected some of {known}")
         return wanted
-    if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
-        raise InputError(f"top: found {top!r}; expected an integer of at least 1")
+    top = check_integer("top", top, at_least=1)
     largest = means.max([d for d in means.dims if d != dim]).values
     order = np.argsort(-largest, kind="stable")[: int(np.isfinite(largest).sum())]
     return [known[i] for i in order[:top]]

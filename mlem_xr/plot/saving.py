@@ -18,7 +18,7 @@ from bokeh.resources import INLINE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlem_xr.running.writing import whole
+from mlem_xr.running.writing import check_path, whole
 from mlem_xr.schema import InputError
 
 MAX_PANELS = 12
@@ -70,13 +70,8 @@ def save(figure: Any, path: str | os.PathLike) -> None:
     """
     if not isinstance(figure, hv.core.Dimensioned):
         raise InputError(f"figure: expected a HoloViews object, found {type(figure).__name__}")
-    path = Path(path)
-    write = _WRITERS.get(path.suffix.lower())
-    if write is None:
-        known = ", ".join(_WRITERS)
-        raise InputError(
-            f"path: unknown extension {path.suffix!r} of {path.name!r}; known: {known}"
-        )
+    path = check_path(path, FORMATS)
+    write = _WRITERS[path.suffix.lower()]
     data = write(figure, path)
     with whole(path) as unfinished:
         unfinished.write_bytes(data)
@@ -132,6 +127,9 @@ _WRITERS: dict[str, Callable[[Any, Path], bytes]] = {
     ".pdf": _image,
     ".html": _page,
 }
+
+FORMATS = tuple(_WRITERS)
+"""Endings of the files that figures are saved in."""
 
 
 def _keys(figure: Any) -> list[tuple]:

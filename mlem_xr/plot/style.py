@@ -119,19 +119,10 @@ def styled(
 ) -> Any:
     """Give a figure its options in both backends, and return it.
 
-    Parameters
-    ----------
-    figure : HoloViews object
-        Changed in place: copying every element of every frame would take most of the time.
-    outermost : str
-        The type of the frames, which get the usual size and fonts, and the options in `frame`.
-    bokeh, matplotlib, both : dict of str to dict, optional
-        Type -> option -> value; those of one backend go before those of both.
-
-    Returns
-    -------
-    HoloViews object
-        `figure`.
+    The figure is changed in place: copying every element of every frame would take most of the
+    time. Frames, whose type is `outermost`, get the usual size and fonts, and the options in
+    `frame`. The other options are type -> option -> value; those of one backend go before those of
+    both.
     """
     for backend, usual, own in (
         ("bokeh", _BOKEH_FRAME, bokeh),

@@ -1,10 +1,20 @@
 """Files and folders that appear whole or not at all."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from uuid import uuid4
+
+import pandas as pd
+
+from mlem_xr.schema import InputError
+
+TABLES = (".csv", ".csv.gz", ".parquet")
+"""Endings of the tables that can be written and read."""
+
+NO_PYARROW = 'a .parquet file needs pyarrow: pip install "mlem_xr[parquet]"'
 
 
 @contextmanager
@@ -40,3 +50,54 @@ def whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
         else:
             unfinished.unlink(missing_ok=True)
+
+
+def check_path(path: str | PathLike[str], endings: Sequence[str]) -> Path:
+    """Return a path that a file with one of these endings can be written to; refuse others."""
+    path = Path(path)
+    if not path.name.lower().endswith(tuple(endings)):
+        expected = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        raise InputError(f"path: {path}; expected {expected}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir():
+        found = f"{path} is a folder" if path.is_dir() else f"{folder} is no folder"
+        raise InputError(f"path: {found}; expected a file in a folder")
+    return path
+
+
+def write_table(table: pd.DataFrame, path: str | PathLike[str]) -> None:
+    """Write a table as CSV or Parquet, whole or not at all.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Any table.
+    path : str or path
+        `.csv`, `.csv.gz` or `.parquet`; parents are made, an existing file is replaced. Missing
+        values become empty cells (CSV) or nulls (Parquet).
+
+    Raises
+    ------
+    InputError
+        If the ending is another one, or the file cannot be written.
+
+    Examples
+    --------
+    >>> write_table(pd.DataFrame(), "table.doc")
+    Traceback (most recent call last):
+        ...
+    mlem_xr.schema.InputError: path: table.doc; expected .csv, .csv.gz or .parquet
+    """
+    path = check_path(path, TABLES)
+    try:
+        with whole(path) as unfinished:
+            if path.suffix == ".parquet":
+                table.to_parquet(unfinished, index=False)
+            else:
+                # Without the time, equal tables make equal files.
+                packed = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+                table.to_csv(unfinished, index=False, compression=packed)
+    except ImportError as error:
+        raise InputError(f"path: {NO_PYARROW}") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"path: cannot write {path} ({error})") from error

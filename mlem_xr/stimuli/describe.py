@@ -87,34 +87,7 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
 
 
 def description_text(description: xr.Dataset) -> str:
-    """Write the description of a stimulus set as a text to read.
-
-    Parameters
-    ----------
-    description : xr.Dataset
-        As `describe_stimuli` returns it.
-
-    Returns
-    -------
-    str
-        Several lines: sizes, one line per feature, and what is correlated, constant or confounded.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> from mlem_xr.stimuli import read_stimuli
-    >>> table = pd.DataFrame({"sentence": list("abcd"), "odd": [1, 0, 1, 0], "low": [1, 1, 0, 0]})
-    >>> print(description_text(describe_stimuli(read_stimuli(table))))
-    stimuli: 4 sentences, 2 features, 6 pairs, 3 covariate patterns
-    <BLANKLINE>
-    feature  undefined  pairs that differ  levels
-    odd              0            4 (67%)  1: 2, 0: 2
-    low              0            4 (67%)  1: 2, 0: 2
-    <BLANKLINE>
-    correlation of feature distances above 0.5: none
-    constant: none
-    determined by another feature: none
-    """
+    """Write what `describe_stimuli` returns as a text to read, with one line per feature."""
     n_pairs = int(description["n_pairs"])
     lines = [
         f"{description.attrs['stimuli']}: {int(description['n_sentences']):,} sentences, "

@@ -21,42 +21,17 @@ class Expression:
     role in a sentence and gives a value, None where undefined; `where` is file and line.
     """
 
-    text: str
     where: str
     references: frozenset[tuple[str, str]]
     evaluate: Evaluate
 
 
 def read_expression(text: str, where: str) -> Expression:
-    """Read an expression such as `subj.NUM != obj.NUM`.
+    """Read an expression such as `subj.NUM != obj.NUM`; `where` is file and line, for errors.
 
-    A comparison with an undefined feature is undefined; `and`, `or` and `not` of something
-    undefined are undefined unless the rest decides.
-
-    Parameters
-    ----------
-    text : str
-        The expression, in Python's notation.
-    where : str
-        File and line, for errors.
-
-    Returns
-    -------
-    Expression
-        Ready to be evaluated.
-
-    Raises
-    ------
-    InputError
-        If it is not such an expression.
-
-    Examples
-    --------
-    >>> differ = read_expression("subj.NUM != obj.NUM", "example, line 1")
-    >>> differ.evaluate({"subj": {"NUM": "sg"}, "obj": {"NUM": "pl"}})
-    True
-    >>> differ.evaluate({"subj": {"NUM": "sg"}, "obj": {}}) is None
-    True
+    A feature that a role lacks is undefined (None), and so is a comparison with it. `and`, `or` and
+    `not` of something undefined are undefined unless the rest decides: `False and x` is False
+    whatever x is. `a if test else b` is undefined if the test is.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
@@ -65,7 +40,7 @@ def read_expression(text: str, where: str) -> Expression:
         raise InputError(
             f"{where}: {text.strip()!r} is no expression; expected {EXPECTED}"
         ) from error
-    return Expression(text.strip(), where, frozenset(_references(tree)), evaluate)
+    return Expression(where, frozenset(_references(tree)), evaluate)
 
 
 def _references(tree: ast.expr) -> Iterator[tuple[str, str]]:

@@ -3,18 +3,14 @@
 import zlib
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import xarray as xr
 
-from mlem_xr.running.writing import whole
+from mlem_xr.running.writing import NO_PYARROW, TABLES, write_table
 from mlem_xr.schema import InputError, check_features
 from mlem_xr.stimuli.generate import generate_stimuli, list_stimuli
 from mlem_xr.stimuli.table import from_dataframe, to_dataframe
-
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
-"""Kinds of table that can be read and written."""
 
 
 def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.Dataset:
@@ -92,19 +88,7 @@ def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
     ...     read_stimuli(f"{folder}/sentences.csv").equals(stimuli)
     True
     """
-    path = Path(path)
-    suffix = _suffix(path)
-    if suffix is None:
-        raise InputError(f"path: {str(path)!r} does not end in {', '.join(SUFFIXES)}")
-    table = to_dataframe(_check_dataset(stimuli))
-    try:
-        with whole(path) as unfinished:
-            if suffix == ".parquet":
-                table.to_parquet(unfinished, index=False)
-            else:
-                table.to_csv(unfinished, index=False, compression=_compression(suffix))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"path: cannot write {path} ({error})") from error
+    write_table(to_dataframe(_check_dataset(stimuli)), path)
 
 
 def _check_dataset(stimuli: xr.Dataset) -> xr.Dataset:
@@ -118,12 +102,7 @@ def _check_dataset(stimuli: xr.Dataset) -> xr.Dataset:
 
 
 def _suffix(path: Path) -> str | None:
-    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
-
-
-def _compression(suffix: str) -> dict[str, Any] | None:
-    # Without the time, equal stimuli make equal files.
-    return {"method": "gzip", "mtime": 0} if suffix == ".csv.gz" else None
+    return next((suffix for suffix in TABLES if path.name.endswith(suffix)), None)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -132,18 +111,19 @@ def _read_table(path: Path) -> pd.DataFrame:
     if suffix is None:
         raise InputError(
             f"stimuli: {str(path)!r} is neither a bundled set nor a path that ends in "
-            f"{', '.join(SUFFIXES)}; {bundled}"
+            f"{', '.join(TABLES)}; {bundled}"
         )
     if not path.is_file():
         raise InputError(f"stimuli: no file {str(path)!r}; {bundled}")
     try:
-        table = _read_csv(path) if suffix != ".parquet" else pd.read_parquet(path)
+        return pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+    except ImportError as error:
+        raise InputError(f"stimuli: {NO_PYARROW}") from error
     # The libraries behind these raise exceptions of their own, mostly subclasses of ValueError.
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(
             f"stimuli: cannot read {str(path)!r} as {suffix} ({error}); {bundled}"
         ) from error
-    return table
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlem_xr.schema import InputError, choose
 from mlem_xr.stimuli.expressions import Expression, read_expression
-from mlem_xr.stimuli.lexicon import WORD_FEATURES
+from mlem_xr.stimuli.lexicon import WORD_FEATURES, read_lines
 from mlem_xr.stimuli.rules import Category, Features, Rule, Rules, Value, Variable, unify
 
 GRAMMARS = Path(__file__).parent / "grammars"
@@ -41,31 +41,11 @@ class Grammar:
 
 
 def read_grammar(path: Path) -> Grammar:
-    """Read a grammar file.
+    """Read a grammar file, not yet checked against a lexicon: see `check_grammar`.
 
-    Parameters
-    ----------
-    path : Path
-        Rules in nltk's notation for feature grammars, with values that are words, numbers,
-        booleans (`+F`, `-F`) or variables; comments (#); the directives `%start SYMBOL`,
-        `%lexicon FILE`, `%language CODE`, `%distinct CLASS ...`, `%column NAME = EXPRESSION` and
-        `%filter EXPRESSION`.
-
-    Returns
-    -------
-    Grammar
-        Not yet checked against a lexicon: see `check_grammar`.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or a line is not understood; the message gives file and line.
-
-    Examples
-    --------
-    >>> grammar = read_grammar(GRAMMARS / "short_sentence.fcfg")
-    >>> grammar.start, len(grammar.rules), list(grammar.columns)[:2]
-    ('S', 7, ['sentence_GROUP', 'subj_TYPE'])
+    Rules are in nltk's notation for feature grammars, with values that are words, numbers, booleans
+    (`+F`, `-F`) or variables. Lines that begin with % are directives, those with # comments; the
+    documentation's page on grammars lists the directives.
     """
     grammar = Grammar(path)
     for number, line in _lines(path):
@@ -83,26 +63,7 @@ def read_grammar(path: Path) -> Grammar:
 
 
 def by_symbol(grammar: Grammar, words: list[Rule]) -> dict[str, list[Rule]]:
-    """Sort the rules of a grammar and the words of a lexicon by the symbol they expand.
-
-    Parameters
-    ----------
-    grammar : Grammar
-        Its rules come first.
-    words : list of Rule
-        The words, in order.
-
-    Returns
-    -------
-    dict of str to list of Rule
-        Symbol to the rules that expand it, in order.
-
-    Examples
-    --------
-    >>> grammar = read_grammar(GRAMMARS / "short_sentence.fcfg")
-    >>> list(by_symbol(grammar, []))
-    ['S', 'NP', 'WhNP']
-    """
+    """Sort the rules of a grammar, then the words, by the symbol they expand, in order."""
     rules: dict[str, list[Rule]] = {}
     for rule in [*grammar.rules, *words]:
         rules.setdefault(rule.category.symbol, []).append(rule)
@@ -110,32 +71,10 @@ def by_symbol(grammar: Grammar, words: list[Rule]) -> dict[str, list[Rule]]:
 
 
 def check_grammar(grammar: Grammar, rules: Rules, lexicon: Path) -> None:
-    """Check that a grammar and a lexicon fit each other.
+    """Check that a grammar fits a lexicon; `rules` are those of both, by symbol.
 
-    Parameters
-    ----------
-    grammar : Grammar
-        As `read_grammar` returns it.
-    rules : mapping of str to list of Rule
-        Its rules and the words, by symbol.
-    lexicon : Path
-        Where the words are from, for errors.
-
-    Raises
-    ------
-    InputError
-        If a symbol is undefined, nothing matches a category, or a feature is used and never set;
-        the message gives file and line.
-
-    Examples
-    --------
-    >>> grammar = read_grammar(GRAMMARS / "short_sentence.fcfg")
-    >>> check_grammar(
-    ...     grammar, by_symbol(grammar, []), Path("empty.csv")
-    ... )  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    mlem_xr.schema.InputError: ...line 17: undefined symbol 'VI': no rule expands it, and ...
+    Undefined symbols, categories that nothing matches, and features that are used and never set are
+    refused, with file and line.
     """
     words = [s for s, expansions in rules.items() if any(r.lemma is not None for r in expansions)]
     known = f"known: {', '.join(rules)}"
@@ -202,12 +141,8 @@ def _constants(features: Features) -> Features:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield lines and the number on which they begin; a backslash continues a line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"grammar: cannot read {path} ({error})") from error
     pending, first = "", 0
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_lines("grammar", path), start=1):
         line = line.strip()
         if not pending and (not line or line.startswith("#")):
             continue
@@ -249,8 +184,12 @@ def _read_column(grammar: Grammar, text: str, where: str) -> None:
 
 def _read_rules(line: str, where: str) -> list[Rule]:
     # nltk takes over a second to import.
-    from nltk.grammar import FeatureGrammar
-
+    try:
+        from nltk.grammar import FeatureGrammar
+    except ImportError as error:
+        raise InputError(
+            f'stimuli: a grammar needs nltk ({error}): pip install "mlem_xr[grammars]"'
+        ) from error
     try:
         productions = FeatureGrammar.fromstring(line).productions()
     except ValueError as error:

@@ -16,30 +16,10 @@ WORD_FEATURES = ("CLASS", "WORD", "LEMMA", "ZIPF")
 
 
 def read_lexicon(path: Path) -> list[Rule]:
-    """Read a lexicon: a CSV file with one word form per line.
+    """Read a lexicon: a CSV file with a word form per line, each of which becomes a rule.
 
-    Parameters
-    ----------
-    path : Path
-        Needs the columns CLASS and WORD. Every other column is a feature, unset where empty;
-        LEMMA is the word itself where empty. Lines that begin with # are comments.
-
-    Returns
-    -------
-    list of Rule
-        One per line, in order: the class with the word's features -> the word.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, lacks a column, or has a line without class or word; the
-        message gives file and line.
-
-    Examples
-    --------
-    >>> from mlem_xr.stimuli.grammar import GRAMMARS
-    >>> str(read_lexicon(GRAMMARS / "lexicon.csv")[-1])
-    "P[CLASS=P, WORD=behind, LEMMA=behind, ZIPF=5.0] -> 'behind'"
+    CLASS is the symbol, WORD what it expands to. Every column is a feature, unset where empty; only
+    LEMMA is then the word itself. Lines that begin with # are comments.
     """
     lines = _lines(path)
     _, header = next(lines, (0, []))
@@ -52,33 +32,10 @@ def read_lexicon(path: Path) -> list[Rule]:
 
 
 def select_words(words: list[Rule], n: int | Mapping[str, int] | None) -> list[Rule]:
-    """Keep the first words of each class.
+    """Keep the first `n` words of each kind, so that the design stays balanced.
 
-    Parameters
-    ----------
-    words : list of Rule
-        As `read_lexicon` returns them.
-    n : int or mapping of str to int or None
-        How many to keep of the words that agree in class and in every feature other than WORD,
-        LEMMA and ZIPF, so that the design stays balanced; a mapping gives it class by class and
-        keeps the other classes whole; None keeps all.
-
-    Returns
-    -------
-    list of Rule
-        The words kept, in order.
-
-    Raises
-    ------
-    InputError
-        If a number is not positive or a class is unknown.
-
-    Examples
-    --------
-    >>> from mlem_xr.stimuli.grammar import GRAMMARS
-    >>> words = read_lexicon(GRAMMARS / "lexicon.csv")
-    >>> [word.lemma for word in select_words(words, 1) if word.category.symbol == "PropN"]
-    ['Mary', 'John']
+    Words of a kind agree in class and in every feature other than WORD, LEMMA and ZIPF. A mapping
+    gives `n` class by class and keeps the other classes whole; None keeps all words.
     """
     classes = dict.fromkeys(word.category.symbol for word in words)
     if not isinstance(n, int | Mapping | None):
@@ -101,31 +58,7 @@ def select_words(words: list[Rule], n: int | Mapping[str, int] | None) -> list[R
 
 
 def add_frequencies(words: list[Rule], language: str) -> list[Rule]:
-    """Give every word without ZIPF the frequency of its lemma.
-
-    Parameters
-    ----------
-    words : list of Rule
-        As `read_lexicon` returns them.
-    language : str
-        Language code of wordfreq, such as "en".
-
-    Returns
-    -------
-    list of Rule
-        The same words, each with ZIPF.
-
-    Raises
-    ------
-    InputError
-        If wordfreq is needed and not installed, or does not know the language.
-
-    Examples
-    --------
-    >>> word = Rule(Category("N"), ("women",), "example, line 1", lemma="woman")
-    >>> add_frequencies([word], "en")[0].category.features["ZIPF"]
-    5.0
-    """
+    """Give every word without ZIPF the frequency of its lemma in a language of wordfreq."""
     return [
         word if "ZIPF" in word.category.features else _with_frequency(word, language)
         for word in words
@@ -133,35 +66,21 @@ def add_frequencies(words: list[Rule], language: str) -> list[Rule]:
 
 
 def zipf_frequency(lemma: str, language: str = "en") -> float:
-    """Zipf frequency (logarithm to base 10 of occurrences per 10^9 words), rounded down to halves.
+    """Look up how frequent a word is: log10 of occurrences per 10^9 words, rounded down to halves.
 
-    Parameters
-    ----------
-    lemma : str
-        The word.
-    language : str
-        Language code of wordfreq.
-
-    Returns
-    -------
-    float
-        A multiple of 0.5; 0 for words that wordfreq does not know.
-
-    Raises
-    ------
-    ImportError
-        If wordfreq is not installed.
-    LookupError
-        If wordfreq does not know the language.
-
-    Examples
-    --------
-    >>> zipf_frequency("book")
-    5.0
+    0 for words that wordfreq does not know.
     """
     import wordfreq
 
     return math.floor(2 * wordfreq.zipf_frequency(lemma, language)) / 2
+
+
+def read_lines(argument: str, path: Path) -> list[str]:
+    """Read the lines of a grammar or lexicon; a byte order mark does no harm."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{argument}: cannot read {path} ({error})") from error
 
 
 def _with_frequency(word: Rule, language: str) -> Rule:
@@ -170,7 +89,7 @@ def _with_frequency(word: Rule, language: str) -> Rule:
     except ImportError as error:
         raise InputError(
             f"{word.where}: {word.lemma!r} has no ZIPF, and wordfreq, which knows frequencies, is "
-            "not installed; fill the column ZIPF or install mlem_xr[grammars]"
+            'not installed; fill the column ZIPF, or pip install "mlem_xr[grammars]"'
         ) from error
     except LookupError as error:
         raise InputError(f"language: wordfreq does not know {language!r}") from error
@@ -179,11 +98,7 @@ def _with_frequency(word: Rule, language: str) -> Rule:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"lexicon: cannot read {path} ({error})") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_lines("lexicon", path), start=1):
         if line.strip() and not line.startswith("#"):
             yield number, [cell.strip() for cell in next(csv.reader([line]))]
 

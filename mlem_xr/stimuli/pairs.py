@@ -12,31 +12,7 @@ from mlem_xr.stimuli.table import to_codes
 
 
 def feature_codes(data: xr.Dataset, features: Iterable[str] | None = None) -> xr.DataArray:
-    """Enumerate the levels of each feature.
-
-    Parameters
-    ----------
-    data : xr.Dataset
-        Stimuli or activations: one coordinate over `sentence` per feature.
-    features : iterable of str, optional
-        The features to use, in this order; all of them by default.
-
-    Returns
-    -------
-    xr.DataArray
-        int32 (sentence, feature); -1 where undefined.
-
-    Raises
-    ------
-    InputError
-        If there is no feature, an unknown one, or more than 64.
-
-    Examples
-    --------
-    >>> table = xr.Dataset(coords={"number": ("sentence", ["sg", "pl", "sg"])})
-    >>> feature_codes(table).values.ravel().tolist()
-    [0, 1, 0]
-    """
+    """Enumerate the levels of each feature: int32 (sentence, feature), -1 where undefined."""
     names = check_features(data, features)
     if len(names) > MAX_FEATURES:
         raise InputError(
@@ -49,28 +25,10 @@ def feature_codes(data: xr.Dataset, features: Iterable[str] | None = None) -> xr
 def pattern_counts(
     data: xr.Dataset, *, features: Iterable[str] | None = None
 ) -> tuple[NDArray, NDArray]:
-    """Count the pairs of each covariate pattern.
+    """Count the pairs of sentences of each covariate pattern.
 
-    Parameters
-    ----------
-    data : xr.Dataset
-        Stimuli or activations.
-    features : iterable of str, optional
-        The features to use; all of them by default.
-
-    Returns
-    -------
-    pattern : ndarray of uint8 (pattern, feature)
-        The distinct rows of feature distances.
-    count : ndarray of int64 (pattern)
-        Pairs with that row; they add up to n (n - 1) / 2.
-
-    Examples
-    --------
-    >>> table = xr.Dataset(coords={"number": ("sentence", ["sg", "pl", "sg"])})
-    >>> pattern_counts(table)
-    (array([[0],
-           [1]], dtype=uint8), array([1, 2]))
+    Returns the distinct rows of feature distances, uint8 (pattern, feature), and how many pairs
+    have each, int64 (pattern); they add up to n (n - 1) / 2.
     """
     pattern, index = pair_patterns(feature_codes(data, features).values)
     return pattern, np.bincount(index, minlength=len(pattern))

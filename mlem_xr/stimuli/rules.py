@@ -68,43 +68,14 @@ class Phrase:
 
 
 def sentences(rules: Rules, start: str, *, distinct: Iterable[str] = ()) -> Iterator[Phrase]:
-    """Generate every sentence that a grammar accepts, and no other.
+    """Generate every sentence that a grammar accepts, and no other; twice if derived in two ways.
+
+    `rules` are those of the grammar and of the lexicon, by the symbol they expand. No lemma of the
+    word classes in `distinct` occurs twice in a sentence.
 
     Rules are tried in their order, the children of a rule from left to right, and the features
-    known so far narrow the choice at every step, so nothing is generated to be thrown away.
-
-    Parameters
-    ----------
-    rules : mapping of str to list of Rule
-        Symbol to the rules (of the grammar and of the lexicon) that expand it, in order.
-    start : str
-        Symbol of a sentence.
-    distinct : iterable of str
-        Word classes in which no lemma may occur twice in a sentence.
-
-    Yields
-    ------
-    Phrase
-        Words, features and roles of one sentence; the same one twice if it has two derivations.
-
-    Raises
-    ------
-    InputError
-        If the rules nest without end; the message gives file and line.
-
-    Examples
-    --------
-    >>> noun, verb = Category("N", {"NUM": Variable("n")}), Category("V", {"NUM": Variable("n")})
-    >>> rules = {
-    ...     "S": [Rule(Category("S"), (noun, verb), "here")],
-    ...     "N": [Rule(Category("N", {"NUM": "sg"}), ("she",), "here")],
-    ...     "V": [
-    ...         Rule(Category("V", {"NUM": "sg"}), ("sings",), "here"),
-    ...         Rule(Category("V", {"NUM": "pl"}), ("sing",), "here"),
-    ...     ],
-    ... }
-    >>> [phrase.words for phrase in sentences(rules, "S")]
-    [('she', 'sings')]
+    known so far narrow the choice at every step, so nothing is generated to be thrown away. Rules
+    that nest without end are refused, with file and line.
     """
     yield from _Derivation(rules, frozenset(distinct)).expand(start, {}, ())
 
@@ -112,17 +83,8 @@ def sentences(rules: Rules, start: str, *, distinct: Iterable[str] = ()) -> Iter
 def unify(one: Features, other: Features, bindings: Bindings) -> Bindings | None:
     """Find what the variables must stand for so that no feature has two values.
 
-    Parameters
-    ----------
-    one, other : dict of str to value or Variable
-        Features of two categories; a feature that only one of them has is no conflict.
-    bindings : mapping of Variable to value or Variable
-        What variables stand for already.
-
-    Returns
-    -------
-    mapping of Variable to value or Variable, or None
-        The extended bindings; None if there is a conflict.
+    A feature that only one of the two has is no conflict. Returns the extended bindings; None if
+    there is a conflict.
 
     Examples
     --------

@@ -9,46 +9,18 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mlem_xr.schema import MIN_SENTENCES, RESERVED, InputError, check_features, warn
+from mlem_xr.schema import (
+    MIN_SENTENCES,
+    RESERVED,
+    InputError,
+    check_features,
+    plain_value,
+    warn,
+)
 
 
 def from_dataframe(table: pd.DataFrame, *, name: str) -> xr.Dataset:
-    """Turn a table with a `sentence` column into a Dataset of stimuli.
-
-    Parameters
-    ----------
-    table : pd.DataFrame
-        A column `sentence` and one column per feature, of booleans, numbers or strings; missing
-        values are undefined.
-    name : str
-        Name of the stimulus set, kept in the attributes.
-
-    Returns
-    -------
-    xr.Dataset
-        Dimension `sentence`; coordinates `sentence` (int64), `text` (object) and one per feature
-        (bool, int64, float64, or object where there are strings or undefined booleans; undefined
-        values are missing as xarray and pandas mean it: None or NaN, found by `isnull`);
-        attributes `stimuli`, `features` (names in order) and `stimuli_hash`.
-
-    Raises
-    ------
-    InputError
-        If there is no `sentence` column, no feature, fewer than four sentences, an empty sentence,
-        or a column that the library cannot use.
-
-    Warns
-    -----
-    UserWarning
-        If sentences are repeated.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"sentence": list("abcd"), "tense": ["past", "pres", None, "pres"]})
-    >>> stimuli = from_dataframe(table, name="letters")
-    >>> stimuli.attrs["features"], stimuli.tense.isnull().values.tolist()
-    (['tense'], [False, False, True, False])
-    """
+    """Check a table and turn it into stimuli, as `read_stimuli` returns them."""
     features = [str(column) for column in table.columns if column != "sentence"]
     _check_table(table, features)
     coordinates = {"text": ("sentence", table["sentence"].astype(object).to_numpy())}
@@ -61,24 +33,7 @@ def from_dataframe(table: pd.DataFrame, *, name: str) -> xr.Dataset:
 
 
 def to_dataframe(stimuli: xr.Dataset) -> pd.DataFrame:
-    """Turn stimuli back into the table they were read from.
-
-    Parameters
-    ----------
-    stimuli : xr.Dataset
-        As `from_dataframe` returns it.
-
-    Returns
-    -------
-    pd.DataFrame
-        Column `sentence`, then the features in order.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"sentence": list("abcd"), "long": [True, False, True, True]})
-    >>> to_dataframe(from_dataframe(table, name="letters")).equals(table)
-    True
-    """
+    """Undo `from_dataframe`: a column `sentence`, then the features in order."""
     columns = {feature: stimuli[feature].values for feature in check_features(stimuli)}
     return pd.DataFrame({"sentence": stimuli["text"].values, **columns})
 
@@ -86,49 +41,15 @@ def to_dataframe(stimuli: xr.Dataset) -> pd.DataFrame:
 def to_codes(values: np.ndarray) -> tuple[np.ndarray, list[Any]]:
     """Encode a feature as positions in the list of its levels.
 
-    Parameters
-    ----------
-    values : ndarray (sentence)
-        Booleans, numbers or strings; None and NaN are undefined.
-
-    Returns
-    -------
-    codes : ndarray of int32 (sentence)
-        Position of each value in `levels`; -1 where undefined.
-    levels : list
-        The distinct values as plain Python objects, in order of first appearance.
-
-    Examples
-    --------
-    >>> to_codes(np.array(["sg", None, "pl", "sg"], dtype=object))
-    (array([ 0, -1,  1,  0], dtype=int32), ['sg', 'pl'])
+    Returns int32 (sentence), -1 where None or NaN, and the distinct values as plain Python objects,
+    in order of first appearance.
     """
     codes, levels = pd.factorize(np.asarray(values), use_na_sentinel=True)
-    return codes.astype(np.int32), [_item(level) for level in levels]
+    return codes.astype(np.int32), [plain_value(level) for level in levels]
 
 
 def from_codes(codes: np.ndarray, levels: Sequence[Any], dtype: str) -> np.ndarray:
-    """Undo `to_codes`.
-
-    Parameters
-    ----------
-    codes : ndarray of int (sentence)
-        Positions in `levels`; -1 where undefined.
-    levels : sequence
-        The distinct values.
-    dtype : str
-        NumPy dtype of the values: bool, int64, float64 or object.
-
-    Returns
-    -------
-    ndarray of `dtype` (sentence)
-        The values; None (NaN for float64) where undefined.
-
-    Examples
-    --------
-    >>> from_codes(np.array([0, -1]), ["sg"], "object")
-    array(['sg', None], dtype=object)
-    """
+    """Undo `to_codes`; `dtype` is bool, int64, float64 (NaN where undefined) or object (None)."""
     undefined = [np.nan] if dtype == "float64" else [None]
     lookup = np.empty(len(levels) + 1, dtype=object)
     lookup[:] = [*levels, *undefined]
@@ -138,21 +59,7 @@ def from_codes(codes: np.ndarray, levels: Sequence[Any], dtype: str) -> np.ndarr
 def stimuli_hash(stimuli: xr.Dataset) -> str:
     """Hash sentences and features, so that results can name the stimuli they belong to.
 
-    Parameters
-    ----------
-    stimuli : xr.Dataset
-        Anything with coordinates `text` and the features over `sentence`.
-
-    Returns
-    -------
-    str
-        32 hexadecimal digits, the same for equal sentences and features in the same order.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"sentence": list("abcd"), "odd": [1, 0, 1, 0]})
-    >>> len(stimuli_hash(from_dataframe(table, name="letters")))
-    32
+    32 hexadecimal digits, the same for equal sentences and features in the same order.
     """
     columns: dict[str, list[Any]] = {"sentence": stimuli["text"].values.tolist()}
     for feature in stimuli.attrs["features"]:
@@ -164,18 +71,9 @@ def stimuli_hash(stimuli: xr.Dataset) -> str:
 
 
 def stimuli_attributes(data: xr.Dataset) -> dict[str, Any]:
-    """Say which stimuli a Dataset holds now, if it holds their text, and which store they are from.
+    """Say which stimuli and how many units a Dataset holds now, and which store they are from.
 
-    Parameters
-    ----------
-    data : xr.Dataset
-        Activations; a selection of their sentences has another hash than the store.
-
-    Returns
-    -------
-    dict
-        `stimuli`, `stimuli_hash` and the number of units, `n_units`, and `store`, if they come
-        from one; empty without a coordinate `text`.
+    A selection of sentences has another hash than its store. Empty without a coordinate `text`.
     """
     if "text" not in data.coords or "stimuli" not in data.attrs:
         return {}
@@ -242,7 +140,3 @@ def _plain_values(column: pd.Series) -> np.ndarray:
                 "expected booleans, numbers or strings"
             )
     return values
-
-
-def _item(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

@@ -6,6 +6,7 @@ from typing import Any
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.analyses.options import plain
 from mlem_xr.schema import InputError, choose
+from mlem_xr.store.identity import VERSION
 
 _OF_THE_LAYERS = ("layers", "n_units")
 """Settings of results of concatenated layers."""
@@ -45,7 +46,7 @@ def find(
     *,
     now: Mapping[str, Any],
 ) -> int:
-    """Find the one result that is meant, among the settings of those that are `saved`.
+    """Find the one result that is meant, by the `settings` and `version` of those `saved`.
 
     Options that are not named have their defaults. What has no default (an option that has to be
     given, the result that the analysis started from, the layers that were concatenated) need not be
@@ -53,30 +54,49 @@ def find(
     are meant. Raises `InputError` if there is no such result, or several are as good.
     """
     wanted = named(analysis, given)
-    expected = analysis.options.defaults()
-    if "codes" in analysis.inputs:
-        expected["features"] = now["features"]
-    expected |= wanted
-    fitting = [i for i, settings in enumerate(saved) if _fits(expected, settings)]
-    preferences: list[Callable[[dict[str, Any]], bool]] = [
-        lambda settings: settings.get("layers") in (None, now["layers"]),
-        lambda settings: settings.get("n_units") in (None, now["n_units"]),
-        lambda settings: _default_source(analysis, settings, now),
+    expected = _expected(analysis, wanted, now)
+    usual = _expected(analysis, wanted, now, with_source=True)
+    settings = [about["settings"] for about in saved]
+    fitting = [i for i in range(len(saved)) if _fits(expected, settings[i])]
+    preferences: list[Callable[[int], bool]] = [
+        lambda i: saved[i]["version"] == VERSION,
+        lambda i: settings[i].get("layers") in (None, now["layers"]),
+        lambda i: settings[i].get("n_units") in (None, now["n_units"]),
+        lambda i: _fits(usual, settings[i]),
     ]
     for preferred in preferences:
-        better = [i for i in fitting if preferred(saved[i])]
-        fitting = better or fitting
+        fitting = [i for i in fitting if preferred(i)] or fitting
     if len(fitting) == 1:
         return fitting[0]
-    asked = in_words(analysis, wanted) if wanted else "default settings"
+    asked = in_words(analysis, wanted)
     if not fitting:
-        others = "; ".join(in_words(analysis, settings, now) for settings in saved) or "nothing"
+        others = "; ".join(in_words(analysis, each, now) for each in settings) or "nothing"
         raise InputError(f"results: none saved for {analysis.name} with {asked}; saved: {others}")
-    several = "; ".join(in_words(analysis, saved[i], now) for i in fitting)
+    several = "; ".join(in_words(analysis, settings[i], now) for i in fitting)
     raise InputError(
         f"results: several saved for {analysis.name} with {asked}: {several}; "
         "name what sets them apart"
     )
+
+
+def _expected(
+    analysis: Analysis,
+    wanted: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    with_source: bool = False,
+) -> dict[str, Any]:
+    """Return the settings that are named, and the defaults of the others."""
+    expected = analysis.options.defaults()
+    if "codes" in analysis.inputs:
+        expected["features"] = now["features"]
+    expected |= wanted
+    if with_source and analysis.source is not None:
+        argument = analysis.source.argument
+        nested: dict[str, Any] = {"analysis": analysis.source.analysis}
+        nested |= wanted.get(argument, {})
+        expected[argument] = _expected(ANALYSES[nested["analysis"]], nested, now, with_source=True)
+    return expected
 
 
 def in_words(
@@ -113,19 +133,3 @@ def _fits(expected: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
         elif found != value:
             return False
     return True
-
-
-def _default_source(
-    analysis: Analysis, settings: Mapping[str, Any], now: Mapping[str, Any]
-) -> bool:
-    """Say whether the result that an analysis started from has default settings, all the way."""
-    if analysis.source is None:
-        return True
-    nested = settings[analysis.source.argument]
-    of = ANALYSES.get(str(nested.get("analysis")))
-    if of is None:
-        return False
-    expected = of.options.defaults()
-    if "codes" in of.inputs:
-        expected["features"] = now["features"]
-    return _fits(expected, nested) and _default_source(of, nested, now)

@@ -1,18 +1,10 @@
-"""Tasks of a saved result: layers of one checkpoint and pooling, computed and written together."""
+"""How the work of saving is cut into tasks: layers of one checkpoint and pooling."""
 
 import math
-from pathlib import Path
-from typing import NamedTuple
 
-import dask
 import numpy as np
-import xarray as xr
-import zarr
-from numpy.typing import NDArray
 
-from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError
-from mlem_xr.store.grid import array_of, text_at
-from mlem_xr.store.locks import locked
+from mlem_xr.schema import REPRESENTATION
 
 Task = dict[str, slice]
 """Positions along the dimensions of a representation: one of each, and several layers.
@@ -55,68 +47,3 @@ def cut_into_tasks(positions: list[tuple[int, ...]], *, n_workers: int) -> list[
 def n_layers(task: Task) -> int:
     """Count the representations of a task."""
     return task["layer"].stop - task["layer"].start
-
-
-class Destination(NamedTuple):
-    """Where a result goes, and what the store says of the activations meanwhile."""
-
-    path: Path
-    """Folder of the result."""
-    at: dict[str, list[int]]
-    """Positions of the result's labels there."""
-    fingerprint: zarr.Array
-    """Hash of each checkpoint's activations; opened once, because that takes a millisecond."""
-    provenance: zarr.Array
-    """Where they come from: another text each time that they are recorded."""
-    checkpoint_at: dict[str, list[int]]
-    """Positions of the result's checkpoints in these two."""
-
-
-def compute_and_write(
-    result: xr.Dataset, destination: Destination, *tasks: Task, scheduler: str | None = None
-) -> None:
-    """Compute tasks of a result together, and write them one after another.
-
-    `scheduler` is Dask's; None: what Dask runs on. Raises `InputError` if activations were recorded
-    again, even the same ones: they were away for a while, and what is away looks like a layer that
-    a network lacks.
-    """
-    origins = [_origin(destination, task) for task in tasks]
-    computed = dask.compute(*(result.isel(task) for task in tasks), scheduler=scheduler)
-    for task, origin, values in zip(tasks, origins, computed, strict=True):
-        _write(values, destination, task, origin)
-
-
-def _write(values: xr.Dataset, destination: Destination, task: Task, origin: str) -> None:
-    """Write what a task computed; its marks come last."""
-    where = destination.at | {dim: destination.at[dim][part] for dim, part in task.items()}
-    fingerprint = str(values["fingerprint"].values.item())
-    marks = np.full((1, 1, 1, 1, values.sizes["layer"]), fingerprint, dtype=object)
-    written = {**values.data_vars, "computed_from": xr.DataArray(marks, dims=REPRESENTATION)}
-    # Layers share chunks, so those of one checkpoint and pooling are written one after another.
-    chunk = ".".join(str(where[dim][0]) for dim in REPRESENTATION[:4])
-    with locked(destination.path / "computed_from" / chunk):
-        now = text_at(destination.fingerprint, _checkpoint(destination, task))
-        if now != fingerprint or _origin(destination, task) != origin:
-            raise InputError(
-                "result: the activations have been recorded again while it was computed"
-            )
-        # Opened under the lock: zarr drops what others wrote beyond the shape that it knows of.
-        group = zarr.open_group(destination.path, mode="r+", use_consolidated=False)
-        for name, data in written.items():
-            positions = tuple(_as_slice(where[str(dim)]) for dim in data.dims)
-            array_of(group, str(name)).oindex[positions] = data.values
-
-
-def _origin(destination: Destination, task: Task) -> str:
-    return text_at(destination.provenance, _checkpoint(destination, task))
-
-
-def _checkpoint(destination: Destination, task: Task) -> list[int]:
-    return [destination.checkpoint_at[dim][task[dim].start] for dim in CHECKPOINT]
-
-
-def _as_slice(positions: list[int]) -> slice | NDArray:
-    """Zarr is quicker with slices than with lists of positions."""
-    run = range(positions[0], positions[0] + len(positions))
-    return slice(run.start, run.stop) if positions == list(run) else np.asarray(positions)

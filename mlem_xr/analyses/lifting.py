@@ -1,0 +1,206 @@
+"""The one way from an array function to labeled, lazy variables over all representations.
+
+All outputs of a representation are packed into one row of numbers, so that a lazy graph has one
+task per block of activations, and unpacked into variables afterwards.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mlem_xr.kernels.errors import Undefined
+from mlem_xr.schema import REPRESENTATION, InputError
+
+
+@dataclass(frozen=True)
+class Output:
+    """A variable of a result."""
+
+    dims: tuple[str, ...]
+    """Dimensions beyond the leading ones; `other_x` is as long as `x`."""
+    long_name: str
+    units: str = "1"
+    dtype: Literal["float64", "bool"] = "float64"
+    original: str | None = None
+    """Its column in the original program's tables, where that is another one."""
+    optional: bool = False
+    """Whether it is there only where the option of its name is on."""
+
+    @property
+    def attrs(self) -> dict[str, str]:
+        """Return the attributes of the variable."""
+        return {"long_name": self.long_name, "units": self.units}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How a function is applied to the representations of a block."""
+
+    function: Callable[..., Mapping[str, NDArray]]
+    options: Any
+    inputs: Mapping[str, tuple[str, ...]]
+    shared: frozenset[str]
+    """Inputs that are the same for all representations."""
+    outputs: Mapping[str, Output]
+    sizes: Mapping[str, int]
+    along: str | None
+
+    def parts(self) -> Iterator[tuple[str, Output, tuple[int, ...], slice]]:
+        """Say which part of a row each output is, and which shape it has but for `along`."""
+        start = 0
+        for name, output in self.outputs.items():
+            dims = [dim for dim in output.dims if dim != self.along]
+            shape = tuple(self.sizes[dim.removeprefix("other_")] for dim in dims)
+            stop = start + math.prod(shape)
+            yield name, output, shape, slice(start, stop)
+            start = stop
+
+    @property
+    def width(self) -> int:
+        """Return the length of a row."""
+        return max((part.stop for *_, part in self.parts()), default=0)
+
+
+def lift(
+    function: Callable[..., Mapping[str, NDArray]],
+    arrays: Mapping[str, xr.DataArray],
+    options: Any,
+    *,
+    inputs: Mapping[str, tuple[str, ...]],
+    outputs: Mapping[str, Output],
+    labels: Mapping[str, Sequence[Any]],
+    along: str | None,
+    per_task: Callable[[int], int],
+) -> dict[str, xr.Variable]:
+    """Apply a function to every representation, lazily if an array is lazy.
+
+    The dimensions of the first array that are not among those of `inputs` are the leading ones; an
+    array has all of them or none. The rest is as `mlem_xr.analyses.base.Analysis` says.
+    """
+    own = {dim for dims in inputs.values() for dim in dims}
+    main = next(iter(arrays.values()))
+    leading = [str(dim) for dim in main.dims if dim not in own]
+    shared = frozenset(n for n, array in arrays.items() if not set(leading) & set(array.dims))
+    sizes = {str(dim): n for array in arrays.values() for dim, n in array.sizes.items()}
+    sizes |= {dim: len(values) for dim, values in labels.items()}
+    call = _Call(function, options, dict(inputs), shared, dict(outputs), sizes, along)
+    blocks = [_names(main, leading)] + [
+        array.variable.transpose(*([] if name in shared else leading), *inputs[name])
+        for name, array in arrays.items()
+    ]
+    dims = [*leading, *([along] if along else [])]
+    if any(array.chunks is not None for array in arrays.values()):
+        most = per_task(sizes.get("sentence", 0))
+        blocks = [_chunked(block, leading, along, most) for block in blocks]
+        packed = da.blockwise(
+            _over_block,
+            [*dims, "output"],
+            *(part for block in blocks for part in (block.data, block.dims)),
+            new_axes={"output": call.width},
+            concatenate=True,
+            dtype=np.float64,
+            meta=np.empty((0,) * (len(dims) + 1)),
+            call=call,
+        )
+    else:
+        packed = _over_block(*(block.values for block in blocks), call=call)
+    return _unpacked(packed, dims, call)
+
+
+def _chunked(
+    variable: xr.Variable, leading: Sequence[str], along: str | None, most: int
+) -> xr.Variable:
+    """Make every representation a chunk, cut along a dimension where it is longer than `most`."""
+    chunks: dict[Hashable, Any] = {
+        dim: 1 if dim in REPRESENTATION else -1
+        for dim in variable.dims
+        if dim in REPRESENTATION or dim not in leading
+    }
+    if along in chunks:
+        present = variable.chunksizes.get(along, (variable.sizes[along],))
+        chunks[along] = tuple(
+            min(most, size - start) for size in present for start in range(0, size, most)
+        )
+    return variable.chunk(chunks)
+
+
+def _names(array: xr.DataArray, leading: Sequence[str]) -> xr.Variable:
+    """Name each representation in words, for errors that arise far away from the labels."""
+    fixed = [
+        f"{dim}={array[dim].item()}"
+        for dim in REPRESENTATION
+        if dim in array.coords and dim not in leading
+    ]
+    values = [[f"{dim}={value}" for value in array[dim].values] for dim in leading]
+    names = [", ".join([*fixed, *names]) or "the only one" for names in product(*values)]
+    return xr.Variable(leading, np.array(names).reshape([array.sizes[dim] for dim in leading]))
+
+
+def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
+    """Loop over the representations of a block: (leading..., [along,] output), float64."""
+    given = dict(zip(call.inputs, arrays, strict=True))
+    lengths = [
+        given[name].shape[dims.index(call.along) - len(dims)]
+        for name, dims in call.inputs.items()
+        if call.along in dims
+    ]
+    packed = np.full((*names.shape, *lengths[:1], call.width), np.nan)
+    for where in np.ndindex(names.shape):
+        own = {name: a if name in call.shared else a[where] for name, a in given.items()}
+        _explain(own, str(names[where]), call, packed[where])
+    return packed
+
+
+def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray) -> None:
+    """Call the function with the units that there are, and fill ([along,] output)."""
+    present = _present_units(arrays, call)
+    if not present.any():
+        return
+    arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    if not present.all():
+        arrays = {key: a[_where(present, call.inputs[key])] for key, a in arrays.items()}
+    if not np.isfinite(arrays.get("activation", 0.0)).all():
+        raise InputError(f"activations: NaN or infinite values in {name}")
+    try:
+        outputs = call.function(**arrays, options=call.options)
+    except Undefined as error:
+        raise InputError(f"{error} (in {name})") from error
+    for key, output, shape, part in call.parts():
+        if key in outputs:
+            values = np.full((*packed.shape[:-1], *shape), np.nan)
+            values[_where(present, output.dims)] = outputs[key]
+            packed[..., part] = values.reshape(*packed.shape[:-1], -1)
+
+
+def _present_units(arrays: Mapping[str, NDArray], call: _Call) -> Any:
+    """Find the units that hold a number, in the first input that has units; else all."""
+    for name, array in arrays.items():
+        dims = call.inputs[name]
+        if "unit" in dims:
+            others = tuple(axis for axis, dim in enumerate(dims) if dim != "unit")
+            return ~np.isnan(array).all(axis=others)
+    return np.True_
+
+
+def _where(present: NDArray, dims: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(present if dim == "unit" else slice(None) for dim in dims)
+
+
+def _unpacked(packed: Any, dims: Sequence[str], call: _Call) -> dict[str, xr.Variable]:
+    variables = {}
+    for name, output, shape, part in call.parts():
+        data = packed[..., part] if shape else packed[..., part.start]
+        if len(shape) > 1:
+            data = data.reshape((*packed.shape[:-1], *shape))
+        own = [dim for dim in output.dims if dim != call.along]
+        # What is not there is NaN, and false where it says yes or no.
+        data = data == 1 if output.dtype == "bool" else data
+        variables[name] = xr.Variable([*dims, *own], data, output.attrs)
+    return variables

@@ -1,0 +1,51 @@
+"""Saved results as groups of a store: where they lie, and what they say of themselves."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+VERSION = version("mlem_xr")
+
+IDENTITY = ("analysis", "settings", "stimuli_hash")
+"""Attributes that tell results apart, with the version of this library."""
+
+MARKS = ("fingerprint", "provenance")
+"""What a store says of a checkpoint."""
+
+KEPT = (*IDENTITY, "stimuli", "features", "n_units")
+"""Attributes of a result that are saved."""
+
+
+def folder_of(attrs: Mapping[str, Any]) -> str:
+    """Return where in a store a result with these attributes lies."""
+    identity = {key: attrs[key] for key in IDENTITY} | {"version": VERSION}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return f"results/{attrs['analysis']}/{key}"
+
+
+def is_saved(path: Path, attrs: Mapping[str, Any]) -> bool:
+    """Say whether a store has a result with these attributes; its marks are made last."""
+    return (path / folder_of(attrs) / "computed_from" / "zarr.json").exists()
+
+
+def open_group(path: Path, attrs: Mapping[str, Any]) -> zarr.Group:
+    """Open the group of a saved result."""
+    return zarr.open_group(path / folder_of(attrs), mode="r", use_consolidated=False)
+
+
+def all_groups(path: Path, analysis: str = "*") -> Iterator[zarr.Group]:
+    """Open all results that describe themselves, of one analysis or of all."""
+    for marks in sorted((path / "results").glob(f"{analysis}/*/computed_from/zarr.json")):
+        group = zarr.open_group(marks.parent.parent, mode="r", use_consolidated=False)
+        if "variables" in group.attrs:
+            yield group
+
+
+def about(group: zarr.Group) -> dict[str, Any]:
+    """Return the attributes of a result; zarr's type says that they could be anything."""
+    return dict(group.attrs)

@@ -1,0 +1,361 @@
+"""Compute what is missing of a result, task by task, and write it beside the activations."""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dask
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from mlem_xr.analyses import ANALYSES, Analysis
+from mlem_xr.analyses.layers import UNIT_LABELS, concatenate_layers
+from mlem_xr.running.executor import n_workers, run_tasks
+from mlem_xr.running.progress import progress_bar
+from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError, choose
+from mlem_xr.store.activations import locate, open_store
+from mlem_xr.store.grid import (
+    array_of,
+    create_array,
+    create_labels,
+    extend,
+    read_grid,
+    text_at,
+)
+from mlem_xr.store.identity import IDENTITY, KEPT, MARKS, VERSION, folder_of, is_saved, open_group
+from mlem_xr.store.locks import locked
+from mlem_xr.store.tasks import Task, cut_into_tasks, n_layers
+
+REFRESH = {
+    "activations": ("distances", "mds", "importance"),
+    "distances": ("distances", "mds", "importance"),
+    "mds": ("mds",),
+    "importance": ("importance",),
+}
+"""Stage to the stages whose results are computed again with it."""
+
+FILL: dict[str, Any] = {"f": np.nan, "b": False}
+"""What stands for a value that was not computed, by kind of dtype."""
+
+_CHUNK_BYTES = 2**20
+"""Layers share chunks up to this size: zarr takes a millisecond for each, however small."""
+
+
+class Destination(NamedTuple):
+    """Where a result goes, and what the store says of the activations meanwhile."""
+
+    path: Path
+    """Folder of the result."""
+    at: dict[str, list[int]]
+    """Positions of the result's labels there."""
+    fingerprint: zarr.Array
+    """Hash of each checkpoint's activations; opened once, because that takes a millisecond."""
+    provenance: zarr.Array
+    """Where they come from: another text each time that they are recorded."""
+    checkpoint_at: dict[str, list[int]]
+    """Positions of the result's checkpoints in these two."""
+
+
+def write_results(
+    result: xr.Dataset,
+    store: str | Path | None = None,
+    *,
+    refresh: Iterable[str] = (),
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Compute and write what is missing of a result, as `save_results` does.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per representation: model, seed, step, pooling, layer and `status`: "computed",
+        "skipped" (it was current), "not recorded", or "not available" (derived from saved results
+        that are missing or stale).
+    """
+    for key in IDENTITY:
+        if key not in result.attrs:
+            raise InputError(
+                f"result: no attribute {key!r}; expected what an analysis returned"
+                + (" for an opened store" if key == "stimuli_hash" else "")
+            )
+    analysis = ANALYSES[choose("analysis", result.attrs["analysis"], ANALYSES)]
+    again = _is_refreshed(analysis, refresh)
+    path = store_of(result, store)
+    activations = _activations(path, result.attrs["settings"])
+    result = _all_dimensions(result)
+    _check_source(result, activations)
+    status = _status(result, _marks(path, result), again)
+    todo = [tuple(position) for position in status.index[status["status"] == "computed"]]
+    if todo:
+        _compute(result, path, activations.sizes["layer"], todo, progress=progress)
+    return status.reset_index(drop=True)
+
+
+def store_of(result: xr.Dataset, store: str | Path | None) -> Path:
+    """Return the path of the store that a result is saved in."""
+    if store is None and "store" not in result.attrs:
+        raise InputError("store: none given, and the activations were not opened from one")
+    return Path(result.attrs["store"] if store is None else store).expanduser().absolute()
+
+
+def _activations(path: Path, settings: Mapping[str, Any]) -> xr.Dataset:
+    """Open the activations that a result with these settings is made of."""
+    activations = open_store(path)
+    if "layers" not in settings:
+        return activations
+    choose_layers = [
+        choose("layer", layer, activations["layer"].values.tolist()) for layer in settings["layers"]
+    ]
+    return concatenate_layers(activations.sel(layer=choose_layers))
+
+
+def _marks(path: Path, result: xr.Dataset) -> xr.DataArray:
+    """Read what a result was computed from; empty where it never was."""
+    labels = {dim: result[dim].values for dim in REPRESENTATION}
+    if not is_saved(path, result.attrs):
+        empty = np.full([len(values) for values in labels.values()], "", dtype=object)
+        return xr.DataArray(empty, labels, REPRESENTATION)
+    group = open_group(path, result.attrs)
+    marks = read_grid(group, names=["computed_from"])["computed_from"]
+    return marks.reindex(labels, fill_value="")
+
+
+def _is_refreshed(analysis: Analysis, refresh: Iterable[str]) -> bool:
+    names = [refresh] if isinstance(refresh, str) else refresh
+    again = {stage for name in names for stage in REFRESH[choose("refresh", name, REFRESH)]}
+    return analysis.stage in again
+
+
+def _all_dimensions(result: xr.Dataset) -> xr.Dataset:
+    """Give back the dimensions of a representation that a selection turned into scalars."""
+    for dim in reversed(REPRESENTATION):
+        if dim not in result.coords:
+            raise InputError(f"result: no coordinate {dim!r}; expected what an analysis returned")
+        if dim not in result.dims:
+            result = result.expand_dims(dim)
+    for name, dims in (("fingerprint", CHECKPOINT), ("computed_from", REPRESENTATION)):
+        if name in result.coords:
+            missing = [dim for dim in dims if dim not in result[name].dims]
+            result[name] = result[name].expand_dims(missing).transpose(*dims)
+    return result.map(lambda variable: variable.transpose(*REPRESENTATION, ...), keep_attrs=True)
+
+
+def _check_source(result: xr.Dataset, activations: xr.Dataset) -> None:
+    """Refuse results of other activations than the store's, and parts of results."""
+    if result.attrs["stimuli_hash"] != activations.attrs["stimuli_hash"]:
+        raise InputError(
+            "result: it was made from other sentences or features than the store's; "
+            "expected an analysis of all of them"
+        )
+    n_units = activations.sizes["unit"]
+    if result.attrs.get("n_units", n_units) != n_units:
+        raise InputError(
+            f"result: {result.attrs['n_units']} units; the store has {n_units}: "
+            "expected all of them"
+        )
+    _check_whole(result, activations)
+    for name in UNIT_LABELS.keys() & set(result.coords):
+        if not np.array_equal(result[name], activations[name]):
+            raise InputError(
+                "result: its units are not those of the store's layers; expected "
+                "concatenate_layers of layers of the store"
+            )
+    stored = activations["fingerprint"].reindex({dim: result[dim] for dim in CHECKPOINT})
+    if not (stored == result["fingerprint"]).all():
+        raise InputError(
+            "result: the activations have been recorded again since it was made; "
+            "expected an analysis of the store as it is: open it again"
+        )
+
+
+class _Layout(NamedTuple):
+    variables: set[str]
+    sizes: dict[str, int]
+
+
+def _layout(analysis: Analysis, settings: Mapping[str, Any], activations: xr.Dataset) -> _Layout:
+    """Return the variables that a whole result has, and the sizes of its own dimensions."""
+    options = analysis.options(**{name: settings[name] for name in analysis.options.names()})
+    outputs = analysis.present(options)
+    sizes = {
+        **{dim: activations.sizes[dim] for dim in ("sentence", "unit")},
+        "feature": len(settings.get("features", [])),
+        **{dim: len(labels) for dim, labels in analysis.labels(options).items()},
+    }
+    dims = {dim for output in outputs.values() for dim in output.dims}
+    layout = _Layout(set(outputs), {dim: sizes[dim.removeprefix("other_")] for dim in dims})
+    if analysis.source is None or not analysis.source.kept:
+        return layout
+    nested = settings[analysis.source.argument]
+    kept = _layout(ANALYSES[nested["analysis"]], nested, activations)
+    return _Layout(layout.variables | kept.variables, layout.sizes | kept.sizes)
+
+
+def _check_whole(result: xr.Dataset, activations: xr.Dataset) -> None:
+    """Refuse a part of a result: only whole representations are saved."""
+    name = result.attrs["analysis"]
+    expected = _layout(ANALYSES[name], result.attrs["settings"], activations)
+    found = {str(dim): n for dim, n in result.sizes.items() if dim not in REPRESENTATION}
+    missing = expected.variables - set(result.data_vars)
+    if found != expected.sizes or missing:
+        raise InputError(
+            f"result: a part of {name}, with {found} and without "
+            f"{', '.join(sorted(map(str, missing))) or 'no variable'}; expected {expected.sizes}: "
+            "select models, seeds, steps, poolings and layers only"
+        )
+
+
+def _compute(
+    result: xr.Dataset,
+    path: Path,
+    n_layers_of_store: int,
+    todo: list[tuple[int, ...]],
+    *,
+    progress: bool,
+) -> None:
+    """Compute and write the representations at these positions in the result."""
+    labels = {str(dim): result[dim].values.tolist() for dim in result.dims}
+    with locked(path):
+        at = extend(_open_or_create(path, result, n_layers_of_store), labels)
+    (fingerprint, provenance), checkpoint_at = locate(path, MARKS, labels)
+    folder = path / folder_of(result.attrs)
+    destination = Destination(folder, at, fingerprint, provenance, checkpoint_at)
+    tasks = cut_into_tasks(todo, n_workers=n_workers())
+    n_units = result.sizes.get("unit", 1)
+    unit = "units" if "unit" in result.dims else "representations"
+    total = len(todo) * n_units
+    with progress_bar(result.attrs["analysis"], total, unit=unit, shown=progress) as bar:
+        if len(tasks) < n_workers():
+            # Too few for all workers, but the blocks that they consist of are more.
+            compute_and_write(result, destination, *tasks)
+            bar.update(total)
+            return
+        run_tasks(
+            _compute_task,
+            (result, destination),
+            tasks,
+            done=lambda i: bar.update(n_layers(tasks[i]) * n_units),
+        )
+
+
+def _compute_task(shared: tuple[xr.Dataset, Destination], task: Task) -> None:
+    compute_and_write(*shared, task, scheduler="sync")
+
+
+def _open_or_create(path: Path, result: xr.Dataset, n_layers_of_store: int) -> zarr.Group:
+    """Make the arrays of a result; `computed_from` comes last and says that all are there."""
+    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    group = root.require_group(folder_of(result.attrs))
+    if "computed_from" in group:
+        return group
+    about = {key: result.attrs[key] for key in KEPT if key in result.attrs}
+    about |= {"version": VERSION, "variables": list(map(str, result.data_vars))}
+    group.attrs.update(about | {"saved": datetime.now(UTC).isoformat(timespec="seconds")})
+    for dim in map(str, result.dims):
+        labels = result[dim].values.tolist()
+        kind = str if isinstance(labels[0], str) else result[dim].dtype
+        create_labels(group, dim, [] if dim in REPRESENTATION else labels, kind)
+        group[dim].attrs.update(result[dim].attrs)
+    for label in UNIT_LABELS.keys() & set(result.coords):
+        _create_like(group, label, result[label], chunks=result[label].shape)
+        array_of(group, label)[:] = result[label].values
+    for name, variable in result.data_vars.items():
+        sizes = [n for dim, n in variable.sizes.items() if dim not in REPRESENTATION]
+        together = max(1, _CHUNK_BYTES // (math.prod(sizes) * variable.dtype.itemsize))
+        layers = min(together, n_layers_of_store)
+        _create_like(group, str(name), variable, chunks=[1, 1, 1, 1, layers, *sizes])
+    create_array(
+        *(group, "computed_from", REPRESENTATION),
+        shape=[0] * 5,
+        chunks=[1, 1, 1, 1, n_layers_of_store],
+        dtype=str,
+        fill_value="",
+    )
+    return group
+
+
+def _create_like(
+    group: zarr.Group, name: str, variable: xr.DataArray, *, chunks: Iterable[int]
+) -> None:
+    if name in group:
+        return
+    dims = list(map(str, variable.dims))
+    create_array(
+        *(group, name, dims),
+        shape=[0 if dim in REPRESENTATION else variable.sizes[dim] for dim in dims],
+        chunks=list(chunks),
+        dtype=variable.dtype,
+        fill_value=FILL.get(variable.dtype.kind, 0),
+        attributes=variable.attrs,
+    )
+
+
+def _status(result: xr.Dataset, computed_from: xr.DataArray, again: bool) -> pd.DataFrame:
+    """Say for every representation, indexed by its positions in the result, what is to be done."""
+    fingerprint = result["fingerprint"].values[..., np.newaxis, np.newaxis]
+    current = (computed_from.values == fingerprint) & (fingerprint != "")
+    status = np.where(current & (not again), "skipped", "computed")
+    if "computed_from" in result.coords:
+        # Derived from saved results that are not there, or not any more.
+        stale = result["computed_from"].values != fingerprint
+        status = np.where(stale, "not available", status)
+    status = np.where(fingerprint == "", "not recorded", status)
+    where = np.indices(status.shape).reshape(len(REPRESENTATION), -1)
+    labels = {dim: result[dim].values[i] for dim, i in zip(REPRESENTATION, where, strict=True)}
+    index = pd.MultiIndex.from_arrays(list(where), names=REPRESENTATION)
+    return pd.DataFrame({**labels, "status": status.ravel()}, index=index)
+
+
+def compute_and_write(
+    result: xr.Dataset, destination: Destination, *tasks: Task, scheduler: str | None = None
+) -> None:
+    """Compute tasks of a result together, and write them one after another.
+
+    `scheduler` is Dask's; None: what Dask runs on. Raises `InputError` if activations were recorded
+    again, even the same ones: they were away for a while, and what is away looks like a layer that
+    a network lacks.
+    """
+    origins = [_origin(destination, task) for task in tasks]
+    computed = dask.compute(*(result.isel(task) for task in tasks), scheduler=scheduler)
+    for task, origin, values in zip(tasks, origins, computed, strict=True):
+        _write(values, destination, task, origin)
+
+
+def _write(values: xr.Dataset, destination: Destination, task: Task, origin: str) -> None:
+    """Write what a task computed; its marks come last."""
+    where = destination.at | {dim: destination.at[dim][part] for dim, part in task.items()}
+    fingerprint = str(values["fingerprint"].values.item())
+    marks = np.full((1, 1, 1, 1, values.sizes["layer"]), fingerprint, dtype=object)
+    written = {**values.data_vars, "computed_from": xr.DataArray(marks, dims=REPRESENTATION)}
+    # Layers share chunks, so those of one checkpoint and pooling are written one after another.
+    chunk = ".".join(str(where[dim][0]) for dim in REPRESENTATION[:4])
+    with locked(destination.path / "computed_from" / chunk):
+        now = text_at(destination.fingerprint, _checkpoint(destination, task))
+        if now != fingerprint or _origin(destination, task) != origin:
+            raise InputError(
+                "result: the activations have been recorded again while it was computed"
+            )
+        # Opened under the lock: zarr drops what others wrote beyond the shape that it knows of.
+        group = zarr.open_group(destination.path, mode="r+", use_consolidated=False)
+        for name, data in written.items():
+            positions = tuple(_as_slice(where[str(dim)]) for dim in data.dims)
+            array_of(group, str(name)).oindex[positions] = data.values
+
+
+def _origin(destination: Destination, task: Task) -> str:
+    return text_at(destination.provenance, _checkpoint(destination, task))
+
+
+def _checkpoint(destination: Destination, task: Task) -> list[int]:
+    return [destination.checkpoint_at[dim][task[dim].start] for dim in CHECKPOINT]
+
+
+def _as_slice(positions: list[int]) -> slice | NDArray:
+    """Zarr is quicker with slices than with lists of positions."""
+    run = range(positions[0], positions[0] + len(positions))
+    return slice(run.start, run.stop) if positions == list(run) else np.asarray(positions)

@@ -1,0 +1,51 @@
+"""Without an extra, what needs it says so in one line, and the rest works."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+BLOCKED = """
+import importlib.abc, sys
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import pandas as pd
+import mlem_xr as mx
+table = pd.DataFrame({"sentence": list("abcd"), "odd": [1, 0, 1, 0]})
+try:
+    CALL
+except (ImportError, mx.schema.InputError) as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+PLOT = ("ImportError: plotting needs holoviews, bokeh,", 'pip install "mlem_xr[plot]"')
+GRAMMARS = ("InputError: stimuli: a grammar needs nltk", 'pip install "mlem_xr[grammars]"')
+PARQUET = ("InputError: path: a .parquet file needs pyarrow:", 'pip install "mlem_xr[parquet]"')
+
+
+@pytest.mark.parametrize(
+    ("missing", "call", "expected"),
+    [
+        ("holoviews", "mx.plot", PLOT),
+        ("panel", "mx.plot", PLOT),
+        ("nltk", "mx.read_stimuli('short_sentence')", GRAMMARS),
+        ("pyarrow,fastparquet", "mx.write_stimuli(mx.read_stimuli(table), sys.argv[2])", PARQUET),
+        ("pyarrow,fastparquet", "mx.write_table(table, sys.argv[2])", PARQUET),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_line(tmp_path, missing, call, expected):
+    source = textwrap.dedent(BLOCKED).replace("CALL", call)
+    arguments = [sys.executable, "-c", source, missing, str(tmp_path / "t.parquet")]
+    [line] = subprocess.run(
+        arguments, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert line.startswith(expected[0])
+    assert line.endswith(expected[1])
+    assert list(tmp_path.iterdir()) == []
