@@ -28,6 +28,9 @@ POOLINGS = ("first-token", "mean", "last-token")
 FINAL_STEP = -1
 """The step of a network whose training step is final or not stated."""
 
+FINAL = "final"
+"""What people read in its place."""
+
 MIN_SENTENCES = 4
 """Two folds need two training sentences each."""
 

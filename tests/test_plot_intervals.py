@@ -5,8 +5,8 @@ from bokeh.models import GlyphRenderer, HoverTool, Scatter, Whisker
 from matplotlib.colors import to_rgb
 from scipy import stats
 
+from figures import FEATURES, importances, numbers, profile, top_units
 from mlem_xr import plot
-from test_plot_profiles import FEATURES, importances, numbers, profile, top_units
 
 
 def test_every_frame_holds_mean_and_t_interval_over_the_seeds():

@@ -7,37 +7,9 @@ import xarray as xr
 from scipy import stats
 
 import mlem_xr as mx
+from figures import FEATURES, POOLINGS, importances, numbers, profile, top_units
 from mlem_xr import plot
 from mlem_xr.schema import InputError
-
-FEATURES = ["subj_NUM", "subj_GEN", "sentence_TENSE", "verb_ZIPF", "subj_TYPE", "subj_PERS"]
-POOLINGS = ["first-token", "mean", "last-token"]
-
-
-def importances(**changed) -> xr.Dataset:
-    sizes = {"model": 2, "seed": 5, "step": 3, "pooling": 3, "layer": 4, "feature": 6} | changed
-    rng = np.random.default_rng(0)
-    values = 10 ** rng.uniform(-6, -1.5, tuple(sizes.values()))
-    labels = {
-        "model": ["bert", "mini"],
-        "seed": range(5),
-        "step": [0, 20_000, -1],
-        "pooling": POOLINGS,
-        "layer": [1, 2, 3, 4],
-        "feature": FEATURES,
-    }
-    return xr.Dataset(
-        {"importance": (tuple(sizes), values)},
-        coords={dim: labels[dim][:size] for dim, size in sizes.items()},
-    )
-
-
-def profile() -> xr.Dataset:
-    return importances(model=1, step=1, pooling=1)
-
-
-def numbers(overlay, feature):
-    return overlay.Points.I[feature].dframe()
 
 
 def test_layers_without_any_value_are_left_out():
@@ -264,17 +236,6 @@ def test_a_computed_profile_is_drawn_as_it_is():
 def test_bad_input_is_named(change, options, message):
     with pytest.raises(InputError, match=message):
         plot.feature_importance(change(profile()), **options)
-
-
-def top_units() -> xr.Dataset:
-    rng = np.random.default_rng(2)
-    return xr.Dataset(
-        {
-            "importance": (("seed", "layer", "k", "feature"), rng.uniform(size=(3, 2, 4, 6))),
-            "r2": (("seed", "layer", "k"), rng.uniform(size=(3, 2, 4))),
-        },
-        coords={"seed": [0, 1, 2], "layer": [1, 2], "k": [1, 8, 55, 384], "feature": FEATURES},
-    )
 
 
 def test_top_k_has_one_line_per_feature_and_the_layer_as_slider():

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import mlem_xr as mx
 from helpers import lazy
@@ -19,11 +20,24 @@ def test_a_row_per_cell_and_feature(activations):
         *("r2", "r", "mse", "mae"),
     ]
     for row in table.itertuples():
-        cell = {name: getattr(row, name) for name in columns[:5]}
-        part = result.sel(cell)
+        labels = {name: getattr(row, name) for name in columns[:5]}
+        assert labels["step"] == "final"
+        part = result.sel(labels | {"step": -1})
         assert row.importance == part["importance"].sel(feature=row.feature)
         assert row.weight_fold1 == part["weight"].sel(feature=row.feature, fold=1)
         assert row.r2 == part["r2"]
+
+
+def test_steps_are_numbers_unless_one_is_final(activations, tmp_path):
+    both = xr.concat(
+        [activations, activations.assign_coords(step=[20_000])], "step", data_vars="minimal"
+    ).assign_attrs(activations.attrs)
+    result = mx.multivariate_importance(both)
+    table = mx.to_dataframe(result)
+    assert set(table["step"]) == {"final", "20000"}
+    mx.write_table(table, tmp_path / "table.parquet")
+    numbers = mx.to_dataframe(result.sel(step=[20_000]))["step"]
+    assert set(numbers) == {20_000} and numbers.dtype.kind == "i"
 
 
 def test_a_selection_keeps_its_labels(activations):

@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from mlem_xr.analyses.layers import UNIT_LABELS
-from mlem_xr.schema import REPRESENTATION, InputError, choose
+from mlem_xr.schema import FINAL, FINAL_STEP, REPRESENTATION, InputError, choose
 
 _ORIGINAL_LABELS = {"feature": "Feature", "pooling": "take_activation_from"}
 """Our labels to the columns of the original program's CSV files, where they differ."""
@@ -30,7 +30,7 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
     pd.DataFrame
         Columns for the labels of the dimensions, and for the layer that a unit comes from where
         layers were concatenated; then the variables, with a column per fold where they have folds,
-        such as `alpha_fold0`.
+        such as `alpha_fold0`. Steps are words where one of them is "final".
 
     Raises
     ------
@@ -58,7 +58,11 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
     table = _recorded(plain).reset_index()
     table = table.dropna(subset=list(plain.data_vars), how="all").reset_index(drop=True)
     table = table[[*labels, *plain.data_vars]]
-    return _with_original_names(table, result) if names == "original" else table
+    if names == "original":
+        return _with_original_names(table, result)
+    if "step" in table and (table["step"] == FINAL_STEP).any():
+        table["step"] = table["step"].astype(str).replace(str(FINAL_STEP), FINAL)
+    return table
 
 
 def _recorded(data: xr.Dataset) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import click
 
 import mlem_xr as mx
 from mlem_xr.cli.output import print_table
-from mlem_xr.schema import POOLINGS, REPRESENTATION
+from mlem_xr.schema import FINAL, FINAL_STEP, POOLINGS, REPRESENTATION
 
 _PATH = click.Path(path_type=Path)
 
@@ -93,17 +93,23 @@ def info(store: Path, detail: bool) -> None:
     features = ", ".join(data.attrs["features"])
     click.echo(f"{data.attrs['stimuli']}: {data.sizes['sentence']} sentences; {features}")
     for dim in REPRESENTATION:
-        click.echo(f"{dim}: {', '.join(map(str, data[dim].values))}")
+        click.echo(f"{dim}: {', '.join(map(_shown, data[dim].values))}")
     click.echo(f"units: up to {data.sizes['unit']}")
     recorded = data["recorded"].to_dataframe()
     recorded["source"] = [
         json.loads(text).get("source", "") if text else ""
         for text in data["provenance"].values.ravel()
     ]
-    print_table(recorded[recorded["recorded"]].reset_index()[["model", "seed", "step", "source"]])
+    recorded = recorded[recorded["recorded"]].reset_index()
+    recorded["step"] = recorded["step"].map(_shown)
+    print_table(recorded[["model", "seed", "step", "source"]])
     saved = mx.list_results(store, detail=detail)
     if len(saved):
         print_table(saved)
+
+
+def _shown(label: Any) -> str:
+    return FINAL if label == FINAL_STEP else str(label)
 
 
 def _describe(table: Any, heat_map: Path | None) -> None:

@@ -45,5 +45,5 @@ def print_table(table: pd.DataFrame) -> None:
     columns = [list(column) for column in zip(*map(list, rows), strict=True)]
     width = [max(map(len, column)) for column in columns]
     for row in zip(*columns, strict=True):
-        cells = (cell.ljust(size) for cell, size in zip(row, width, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        texts = (text.ljust(size) for text, size in zip(row, width, strict=True))
+        click.echo("  ".join(texts).rstrip())

@@ -9,6 +9,7 @@ import xarray as xr
 from scipy import stats
 
 from mlem_xr.schema import (
+    FINAL,
     FINAL_STEP,
     REPRESENTATION,
     InputError,
@@ -74,7 +75,7 @@ def describe(dim: str, value: Any) -> str:
     """Return the readable form of a coordinate's value: step -1 is "final", 20000 is "20,000"."""
     value = plain_value(value)
     if dim == "step":
-        return "final" if value == FINAL_STEP else f"{value:,}"
+        return FINAL if value == FINAL_STEP else f"{value:,}"
     return str(value)
 
 

@@ -48,7 +48,7 @@ def feature_importance(
     Where there are several seeds, the line is their mean and the band its 99 % interval (Student t
     over the seeds that hold a value). If there is only one layer, the features stand side by side
     around it and have error bars. Coordinates other than seed, layer and feature that have more
-    than one value become sliders or selectors; the others are named in the title. Cells that hold
+    than one value become sliders or selectors; the others are named in the title. Values that are
     NaN are left out, and so are layers and frames that hold nothing else.
 
     Parameters
