@@ -134,6 +134,33 @@ def save_llama(folder) -> Path:
     return save(folder, config, byte_pairs(bos_token="<s>", eos_token="</s>"))
 
 
+def save_fnet(folder) -> Path:
+    """A network that mixes over positions without a mask."""
+    config = transformers.FNetConfig(
+        vocab_size=120,
+        hidden_size=16,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    return save(folder, config, word_pieces())
+
+
+def save_opt(folder) -> Path:
+    """A network whose layers are of different widths."""
+    config = transformers.OPTConfig(
+        vocab_size=120,
+        hidden_size=16,
+        word_embed_proj_dim=8,
+        num_hidden_layers=2,
+        ffn_dim=32,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    return save(folder, config, byte_pairs(bos_token="</s>"))
+
+
 def save_t5(folder) -> Path:
     config = transformers.T5Config(
         vocab_size=120, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=3, num_heads=2
@@ -147,6 +174,7 @@ NETWORKS = {
     "gpt2": save_gpt2,
     "llama": save_llama,
     "t5": save_t5,
+    "fnet": save_fnet,
 }
 
 

@@ -21,7 +21,7 @@ ROOMS = {
     "stimuli": {"schema", "kernels", "running"},
     "analyses": {"schema", "kernels", "running", "stimuli"},
     "store": {"schema", "running", "stimuli", "analyses"},
-    "networks": {"schema", "running", "stimuli", "store"},
+    "networks": {"schema", "kernels", "running", "stimuli", "store"},
     "plot": {"schema", "running"},
 }
 """What each folder may import besides itself. The command line and the package's own list of

@@ -301,6 +301,56 @@ def test_an_undefined_distance_is_named(activations):
         mx.multivariate_importance(activations, distance="correlation")
 
 
+ROUNDED = {
+    "equal": lambda row, noise: row + 0 * noise,
+    "rounded": lambda row, noise: row * (1 + 1e-7 * noise).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", ROUNDED)
+@pytest.mark.parametrize("distance", ["euclidean", "cosine", "manhattan", "norm_diff"])
+def test_rounding_is_not_signal(stimuli, kind, distance):
+    """As the first token of a causal network, which sees nothing of the sentence."""
+    rng = np.random.default_rng(0)
+    row = rng.normal(size=256).astype(np.float32)
+    values = ROUNDED[kind](row, rng.normal(size=(40, 1))).astype(np.float32)
+    dims = ("layer", "sentence", "unit")
+    other = rng.normal(size=values.shape).astype(np.float32)
+    data = xr.Dataset({"activation": (dims, np.stack([values, other]))}, {"layer": [1, 2]})
+    data = data.assign_coords(stimuli.coords).assign_attrs(stimuli.attrs)
+    message = r"all sentences have the same activations, .* nothing to explain in layer=1 \("
+    with pytest.warns(UserWarning, match=message):
+        result = mx.multivariate_importance(data, distance=distance)
+    scan = mx.univariate_importance(data)
+    for found in (result.sel(layer=1), scan.sel(layer=1)):
+        assert np.isnan(found["r2"]).all()
+        assert (found["importance"] == 0).all()
+        assert (found["p_value"] == 1).all()
+    assert np.isfinite(result["r2"].sel(layer=2))
+    assert np.isfinite(scan["r2"].sel(layer=2)).all()
+
+
+@pytest.mark.parametrize(("dtype", "offset"), [(np.float32, 1e5), (np.float64, 1e6)])
+@pytest.mark.parametrize("distance", ["euclidean", "sqeuclidean", "nan_euclidean", "manhattan"])
+def test_large_means_lose_no_digits(activations, dtype, offset, distance):
+    values = (activations["activation"] + offset).astype(dtype)
+    far = activations.assign(activation=values)
+    near = activations.assign(activation=values.astype(float) - offset)
+    for function in (mx.multivariate_importance, mx.univariate_importance):
+        expected = function(near, distance=distance)
+        found = function(far, distance=distance)
+        # Units alone are worked on in single precision.
+        alone = function is mx.univariate_importance
+        rtol, atol = (1e-3, 1e-6) if alone else (1e-7, 1e-9)
+        xr.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
+    expected = mx.distances(near, distance=distance)
+    xr.testing.assert_allclose(mx.distances(far, distance=distance), expected, atol=1e-6)
+    if distance == "euclidean":
+        part = {"seed": [0], "pooling": [0], "layer": [0]}
+        expected = mx.mds(near.isel(part), max_iter=5)
+        xr.testing.assert_allclose(mx.mds(far.isel(part), max_iter=5), expected, atol=1e-6)
+
+
 def test_equal_distances_have_no_scores():
     """Sentences that are all equally far apart leave nothing to explain."""
     data = xr.Dataset(

@@ -15,8 +15,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from mlem_xr.kernels.distances import is_constant
 from mlem_xr.kernels.errors import Undefined
-from mlem_xr.schema import REPRESENTATION, InputError
+from mlem_xr.schema import REPRESENTATION, InputError, warn
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,25 @@ def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
         if call.along in dims
     ]
     packed = np.full((*names.shape, *lengths[:1], call.width), np.nan)
+    constant = []
     for where in np.ndindex(names.shape):
         own = {name: a if name in call.shared else a[where] for name, a in given.items()}
         _explain(own, str(names[where]), call, packed[where])
+        # A block may hold a few of the units; those of other networks are NaN.
+        if "activation" in own and not call.along and _is_constant(own["activation"]):
+            constant.append(str(names[where]))
+    if constant:
+        warn(
+            "activations: all sentences have the same activations, but for rounding, so there is "
+            f"nothing to explain in {'; '.join(constant)} (the first token of a causal network "
+            "sees nothing of the sentence)"
+        )
     return packed
+
+
+def _is_constant(activation: NDArray) -> bool:
+    present = ~np.isnan(activation).all(axis=0)
+    return bool(present.any()) and is_constant(activation[:, present])
 
 
 def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray) -> None:

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from mlem_xr.kernels.errors import Undefined
 
+_ROUNDINGS = 16
+"""Activations that differ by so many units in the last place of the largest are the same."""
+
 
 class Distance(NamedTuple):
     """A distance between the activations of two sentences."""
@@ -22,6 +25,9 @@ class Distance(NamedTuple):
     """Whether it means something for a single unit."""
     from_products: bool = False
     """Whether it is the Euclidean distance, which grows with the scalar products of more units."""
+    centered: bool = False
+    """Whether it is computed from scalar products, which lose digits where units are not centered,
+    and does not change when they are."""
 
 
 def _metric(name: str) -> Callable[[NDArray], NDArray]:
@@ -43,10 +49,11 @@ def _metrics(*names: str, **properties: Any) -> dict[str, Distance]:
 
 
 DISTANCES: dict[str, Distance] = {
-    **_metrics("euclidean", "l2", on_line=np.asarray, from_products=True),
+    **_metrics("euclidean", "l2", on_line=np.asarray, from_products=True, centered=True),
     **_metrics("l1", "manhattan", "cityblock", "minkowski", "chebyshev", on_line=np.asarray),
     **_metrics("cosine", "correlation", "mahalanobis", of_one_unit=False),
-    **_metrics("sqeuclidean", "seuclidean", "braycurtis", "canberra", "hamming", "nan_euclidean"),
+    **_metrics("nan_euclidean", centered=True),
+    **_metrics("sqeuclidean", "seuclidean", "braycurtis", "canberra", "hamming"),
     **_metrics("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule"),
     "norm_diff": Distance(_norm_difference, on_line=np.abs),
 }
@@ -61,7 +68,14 @@ def distance_matrix(activation: NDArray, distance: str, *, zscore: bool = False)
     cannot be computed from these activations, as the Mahalanobis distance with units that depend on
     each other.
     """
-    activation = standardize(activation) if zscore else np.asarray(activation, dtype=np.float64)
+    if is_constant(activation):
+        # What rounding leaves of a distance of 0 would be stretched to targets.
+        return np.zeros((len(activation), len(activation)))
+    activation = without_rounding(activation)
+    if zscore:
+        activation = standardize(activation)
+    elif DISTANCES[distance].centered:
+        activation = activation - activation.mean(axis=0)
     try:
         result = DISTANCES[distance].matrix(activation)
     except np.linalg.LinAlgError as error:
@@ -80,6 +94,19 @@ def distance_matrix(activation: NDArray, distance: str, *, zscore: bool = False)
 def neural_distances(activation: NDArray, options: Any) -> dict[str, NDArray]:
     """Compute the distances of a representation: `distance` (sentence, sentence)."""
     return {"distance": distance_matrix(activation, options.distance, zscore=options.zscore)}
+
+
+def is_constant(activation: NDArray) -> bool:
+    """Say whether all sentences have the same activations, but for rounding."""
+    largest, spread = np.abs(activation).max(initial=0.0), np.ptp(activation, axis=0)
+    return bool(spread.max(initial=0.0) <= _ROUNDINGS * np.finfo(activation.dtype).eps * largest)
+
+
+def without_rounding(activation: NDArray) -> NDArray:
+    """Make units that differ by rounding alone the same in all sentences: float64."""
+    largest, spread = np.abs(activation).max(axis=0), np.ptp(activation, axis=0)
+    same = spread <= _ROUNDINGS * np.finfo(activation.dtype).eps * largest
+    return np.where(same, activation[0], activation).astype(np.float64)
 
 
 def standardize(activation: NDArray) -> NDArray:

@@ -26,7 +26,9 @@ from mlem_xr.kernels.distances import (
     DISTANCES,
     distance_matrix,
     distances_from_products,
+    is_constant,
     standardize,
+    without_rounding,
 )
 from mlem_xr.kernels.targets import BLOCK, TARGETS
 
@@ -47,7 +49,10 @@ def explain_layer(activation: NDArray, codes: NDArray, options: Any) -> dict[str
 def explain_units(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArray]:
     """Explain the distances over each unit alone: a target per unit."""
     distance, target = DISTANCES[options.distance], TARGETS[options.target]
-    scaled = standardize(activation) if options.zscore else np.asarray(activation, np.float64)
+    if is_constant(activation):
+        activation = np.zeros_like(activation)
+    activation = without_rounding(activation)
+    scaled = standardize(activation) if options.zscore else activation
     if distance.on_line is None or target.of_units is None:
 
         def matrices() -> Iterator[NDArray]:

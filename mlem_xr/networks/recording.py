@@ -11,7 +11,6 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +18,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mlem_xr.kernels.distances import is_constant
 from mlem_xr.networks.checkpoints import Checkpoint, resolve_all
 from mlem_xr.networks.pooling import pool
+from mlem_xr.networks.tokens import Tokens, encode, load_tokenizer
 from mlem_xr.running.progress import progress_bar
-from mlem_xr.schema import POOLINGS, InputError, check_integer, choose
+from mlem_xr.schema import POOLINGS, InputError, check_integer, choose, warn
 from mlem_xr.stimuli import read_stimuli
 from mlem_xr.store import activations as stored
 
@@ -44,6 +45,7 @@ def record(
     pooling: str | Iterable[str] = POOLINGS,
     layer: int | Iterable[int] | None = None,
     add_special_tokens: bool = True,
+    tokenizer: str | Path | None = None,
     device: str | None = None,
     batch_size: int = 64,
     overwrite: bool = False,
@@ -73,6 +75,8 @@ def record(
         Layers to record, 1 being the first block and 0 the embeddings; None: all blocks.
     add_special_tokens : bool
         Whether the tokenizer adds the tokens that the network was trained with, such as `[CLS]`.
+    tokenizer : str or Path, optional
+        Hub name or folder of the tokenizer; by default the tokenizer beside the weights.
     device : str, optional
         A torch device such as `"cpu"` or `"cuda:1"`; None: the GPU if there is one.
     batch_size : int
@@ -91,10 +95,17 @@ def record(
     Raises
     ------
     InputError
-        If an argument is not as above, the network cannot be loaded, a sentence does not fit it,
-        the store holds other stimuli, or activations are not finite.
+        If an argument is not as above, the network or its tokenizer cannot be loaded, a sentence
+        does not fit it, most tokens are unknown, the store holds other stimuli, or activations are
+        not finite.
     ImportError
         If torch or transformers are not installed.
+
+    Warns
+    -----
+    UserWarning
+        If some tokens are unknown, different sentences have the same tokens, or all sentences have
+        the same activations in a layer, as those of the first token of a causal network.
 
     Examples
     --------
@@ -112,6 +123,7 @@ def record(
     layers = None if layer is None else _several("layer", layer)
     seeds, steps = _several("seed", seed), _several("step", step)
     check_integer("batch_size", batch_size, at_least=1)
+    sentences = stimuli["text"].values.tolist()
     checkpoints = resolve_all(model, seeds, steps, source=source, revision=revision)
     if store.exists():
         # Other stimuli are refused before a network is loaded.
@@ -123,7 +135,8 @@ def record(
     ]
     for checkpoint, status in zip(checkpoints, statuses, strict=True):
         if status == "skipped":
-            _check_skipped(store, checkpoint, add_special_tokens, poolings, layers)
+            asked = {"source": _text(tokenizer), "add_special_tokens": add_special_tokens}
+            _check_skipped(store, checkpoint, asked, poolings, layers)
             logger.info("skipped %s: %s holds it already", checkpoint, store)
     total = statuses.count("recorded") * stimuli.sizes["sentence"]
     with progress_bar("record", total, unit="sentences", shown=progress and total > 0) as bar:
@@ -136,15 +149,18 @@ def record(
                 bar.update(stimuli.sizes["sentence"])
                 continue
             bar.set_postfix_str(str(checkpoint))
-            network = _load(checkpoint, add_special_tokens, device)
-            inputs = _tokenize(network, stimuli["text"].values.tolist(), add_special_tokens)
-            activation = _run(network, inputs, poolings, layers, batch_size, bar.update)
+            network, tokens = _prepare(checkpoint, sentences, device, tokenizer, add_special_tokens)
+            activation = _run(network, tokens.inputs, poolings, layers, batch_size, bar.update)
             stored.create_store(stimuli, store, pooling=poolings)
             stored.write_checkpoint(
                 store,
                 activation,
                 **checkpoint.labels,
-                provenance=network.provenance | {"pooling": poolings, "layer": layers},
+                provenance={
+                    **network.provenance,
+                    "tokenizer": tokens.provenance | {"source": _text(tokenizer)},
+                    **{"pooling": poolings, "layer": layers},
+                },
                 overwrite=overwrite,
             )
             logger.info("recorded %s in %s", checkpoint, store)
@@ -154,17 +170,18 @@ def record(
 def _check_skipped(
     store: Path,
     checkpoint: Checkpoint,
-    add_special_tokens: bool,
+    tokenizer: dict[str, Any],
     poolings: list[str],
     layers: list[int] | None,
 ) -> None:
     """Refuse to skip a checkpoint that was recorded otherwise than it is asked for now."""
     found = stored.read_provenance(store, **checkpoint.labels)
     held = found.get("layer")
+    tokens = found.get("tokenizer", {})
     same = (
         found.get("source") == checkpoint.source
         and found.get("revision") == checkpoint.revision
-        and found.get("tokenizer", {}).get("add_special_tokens") == add_special_tokens
+        and {name: tokens.get(name) for name in tokenizer} == tokenizer
         and set(poolings) <= set(found.get("pooling", poolings))
         and (held is None or (layers is not None and set(layers) <= set(held)))
     )
@@ -172,7 +189,7 @@ def _check_skipped(
         raise InputError(
             f"model: {checkpoint} is recorded from {found.get('source')!r} with other options "
             f"(poolings {found.get('pooling')}, layers {held or 'all'}, special tokens "
-            f"{found.get('tokenizer', {}).get('add_special_tokens')}); "
+            f"{tokens.get('add_special_tokens')}, tokenizer {tokens.get('source') or 'its own'}); "
             "expected the same, another `model` label with `source=`, or overwrite=True"
         )
 
@@ -182,22 +199,51 @@ _Inputs = dict[str, list[list[int]]]
 
 
 class _Network(NamedTuple):
+    checkpoint: Checkpoint
     model: Any
-    tokenizer: Any
     missing: list[str]
     provenance: dict[str, Any]
 
 
-def _load(checkpoint: Checkpoint, add_special_tokens: bool, device: str | None) -> _Network:
+def _prepare(
+    checkpoint: Checkpoint,
+    sentences: list[str],
+    device: str | None,
+    tokenizer: str | Path | None,
+    add_special_tokens: bool,
+) -> tuple[_Network, Tokens]:
+    """Load a tokenizer, then the network, and encode the sentences for it."""
+    _, transformers = _import_models()
+    source = _text(tokenizer) or checkpoint.source
+    revision = None if tokenizer else checkpoint.revision
+    with _loading(source, revision, "a tokenizer"), _quiet(transformers):
+        found = load_tokenizer(source, revision, sentences)
+    network = _load(checkpoint, device)
+    with _loading(source, revision, "a tokenizer"), _quiet(transformers):
+        tokens = encode(
+            *(found, network.model, sentences),
+            add_special_tokens=add_special_tokens,
+            source=source,
+        )
+    return network, tokens
+
+
+def _load(checkpoint: Checkpoint, device: str | None) -> _Network:
     torch, transformers = _import_models()
     place = _place(torch, device)
     where = {"revision": checkpoint.revision} if checkpoint.revision else {}
-    with _loading(checkpoint), _quiet(transformers):
-        config = transformers.AutoConfig.from_pretrained(checkpoint.source, **where)
+    with _loading(checkpoint.source, checkpoint.revision, "a network"), _quiet(transformers):
+        config = transformers.AutoConfig.from_pretrained(
+            checkpoint.source, trust_remote_code=False, **where
+        )
         settings, _ = type(config).get_config_dict(checkpoint.source, **where)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.source, **where)
         model, report = transformers.AutoModel.from_pretrained(
-            checkpoint.source, config=config, dtype=torch.float32, output_loading_info=True, **where
+            checkpoint.source,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **where,
         )
     missing = sorted(report["missing_keys"])
     for name, weights in model.state_dict().items():
@@ -210,20 +256,17 @@ def _load(checkpoint: Checkpoint, add_special_tokens: bool, device: str | None) 
         "commit": getattr(config, "_commit_hash", None),
         "configuration_hash": _configuration_hash(settings),
         "weights_hash": _weights_hash(model),
-        "tokenizer": {
-            "class": type(tokenizer).__name__,
-            "add_special_tokens": add_special_tokens,
-            "padding_side": "right",
-            "pad_token": tokenizer.convert_ids_to_tokens(_pad_token_id(tokenizer)),
-        },
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "device": str(place),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     # Decoders would keep the keys and values of all tokens, to go on from there.
     model.config.use_cache = False
-    model = model.get_encoder() if config.is_encoder_decoder else model
-    return _Network(model.to(place).eval(), tokenizer, missing, provenance)
+    if config.is_encoder_decoder or (hasattr(model, "encoder") and hasattr(model, "decoder")):
+        model = model.get_encoder()
+    # Of a network of texts and images, what reads the texts.
+    model = getattr(model, "text_model", model)
+    return _Network(checkpoint, model.to(place).eval(), missing, provenance)
 
 
 def _run(
@@ -234,30 +277,35 @@ def _run(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> xr.DataArray:
-    """Compute the activations (pooling, layer, sentence, unit) of all sentences, in float32."""
+    """Compute the activations (pooling, layer, sentence, unit) of all sentences, in float32.
+
+    Layers may be of different widths: units beyond that of a layer are NaN.
+    """
     import torch
 
-    # Sentences of similar length share a batch, so that little of it is padding. The longest come
-    # first, so that a lack of memory shows at once.
-    order = np.argsort([-len(tokens) for tokens in inputs["input_ids"]], kind="stable")
+    n_sentences = len(inputs["input_ids"])
     values = np.empty(0)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = _batch(network, inputs, rows)
-        with torch.inference_mode():
-            hidden = network.model(**batch, output_hidden_states=True).hidden_states
-            layers = range(1, len(hidden)) if layers is None else layers
-            chosen = [hidden[choose("layer", layer, range(len(hidden)))] for layer in layers]
-            pooled = pool(chosen, batch["attention_mask"].bool(), pooling).cpu().numpy()
-        if start == 0:
-            values = np.empty((*pooled.shape[:2], len(order), pooled.shape[3]), np.float32)
-        values[:, :, rows] = pooled
+    for rows in _batches(inputs, batch_size):
+        batch = {name: torch.tensor([tokens[i] for i in rows]) for name, tokens in inputs.items()}
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        batch = {name: tensor.to(network.model.device) for name, tensor in batch.items()}
+        hidden = _forward(network, batch)
+        layers = range(1, len(hidden)) if layers is None else layers
+        chosen = [hidden[choose("layer", layer, range(len(hidden)))] for layer in layers]
+        if not values.size:
+            widest = max(states.shape[-1] for states in chosen)
+            shape = (len(pooling), len(chosen), n_sentences, widest)
+            values = np.full(shape, np.nan, np.float32)
+        for i, states in enumerate(chosen):
+            for p, name in enumerate(pooling):
+                values[p, i, rows, : states.shape[-1]] = pool(states, name).cpu().numpy()
         advance(len(rows))
-    if network.missing and not np.isfinite(values).all():
-        raise InputError(
-            f"model: {network.provenance['source']!r} lacks weights that its layers need: "
-            + textwrap.shorten(", ".join(network.missing), 200)
-        )
+    width = [states.shape[-1] for states in chosen]
+    found = [(p, i) for p in range(len(pooling)) for i in range(len(chosen))]
+    parts = {(p, i): values[p, i, :, : width[i]] for p, i in found}
+    named = {(p, i): f"pooling={pooling[p]}, layer={list(layers or [])[i]}" for p, i in found}
+    _check_finite(network, {named[k]: part for k, part in parts.items()})
+    _warn_of_constant(network, {named[k]: part for k, part in parts.items()})
     return xr.DataArray(
         values,
         dims=("pooling", "layer", "sentence", "unit"),
@@ -265,47 +313,66 @@ def _run(
     )
 
 
-def _tokenize(network: _Network, sentences: list[str], add_special_tokens: bool) -> _Inputs:
-    options = {"add_special_tokens": add_special_tokens, "padding": False, "truncation": False}
-    tokens = network.tokenizer(sentences, **options, verbose=False)
-    most = _most_tokens(network)
-    for row, (sentence, ids) in enumerate(zip(sentences, tokens["input_ids"], strict=True), 1):
-        if not 0 < len(ids) <= most:
-            expected = f"at most {most}" if ids else "at least one, or add_special_tokens=True"
-            raise InputError(
-                f"stimuli: the sentence in row {row}, {textwrap.shorten(sentence, 60)!r}, has "
-                f"{len(ids)} tokens for {network.provenance['source']!r}; expected {expected}"
-            )
-    return {name: tokens[name] for name in ("input_ids", "token_type_ids") if name in tokens}
+def _check_finite(network: _Network, parts: dict[str, np.ndarray]) -> None:
+    broken = next((name for name, part in parts.items() if not np.isfinite(part).all()), None)
+    if broken is None:
+        return
+    if network.missing:
+        raise InputError(
+            f"model: {network.provenance['source']!r} lacks weights that its layers need: "
+            + textwrap.shorten(", ".join(network.missing), 200)
+        )
+    labels = ", ".join(f"{dim}={label}" for dim, label in network.checkpoint.labels.items())
+    raise InputError(
+        f"activation: NaN or infinite values in {labels}, {broken}; nothing was written"
+    )
 
 
-def _most_tokens(network: _Network) -> int:
-    model, tokenizer = network.model, network.tokenizer
-    limits = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None)]
-    for name, module in model.named_modules():
-        # RoBERTa and its kin count positions from beyond that of the padding token.
-        padding = getattr(module, "padding_idx", None)
-        if name.endswith("position_embeddings") and padding is not None:
-            limits.append(module.num_embeddings - padding - 1)
-    return min(int(limit) for limit in limits if limit is not None and limit > 0)
+def _warn_of_constant(network: _Network, parts: dict[str, np.ndarray]) -> None:
+    constant = [name for name, part in parts.items() if is_constant(part)]
+    if constant:
+        warn(
+            f"model: all sentences have the same activations of {network.checkpoint} in "
+            f"{'; '.join(constant)} (the first token of a causal network sees nothing of the "
+            "sentence)"
+        )
 
 
-def _batch(network: _Network, inputs: _Inputs, rows: np.ndarray) -> dict[str, Any]:
-    """Pad on the right: there, absolute positions stay those of the sentence alone."""
+def _forward(network: _Network, batch: dict[str, Any]) -> Sequence[Any]:
+    """Return the hidden states (sentence, token, unit) of all layers."""
     import torch
 
-    fill = {"input_ids": _pad_token_id(network.tokenizer), "token_type_ids": 0, "attention_mask": 0}
-    chosen = {name: [torch.tensor(tokens[row]) for row in rows] for name, tokens in inputs.items()}
-    chosen["attention_mask"] = [torch.ones_like(tokens) for tokens in chosen["input_ids"]]
-    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    device = network.model.device
-    return {name: pad(ids, padding_value=fill[name]).to(device) for name, ids in chosen.items()}
+    try:
+        with torch.inference_mode():
+            states = network.model(**batch, output_hidden_states=True).hidden_states
+    except Exception as error:
+        kind = type(network.model).__name__
+        raise InputError(
+            f"model: {network.provenance['source']!r}, a {kind}, cannot take "
+            f"{' and '.join(batch)} of shape {tuple(batch['input_ids'].shape)}; expected an "
+            f"encoder or decoder of sentences ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    shape = tuple(batch["input_ids"].shape)
+    if not states or any(tuple(layer.shape[:2]) != shape for layer in states):
+        found = [tuple(layer.shape) for layer in states or ()]
+        raise InputError(
+            f"model: {network.provenance['source']!r}, a {type(network.model).__name__}, has "
+            f"hidden states of shapes {found}; expected one vector per token in every layer"
+        )
+    return states
 
 
-def _pad_token_id(tokenizer: Any) -> int:
-    """Any token will do where there is none for padding: the attention mask hides it."""
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in known if token is not None)
+def _batches(inputs: _Inputs, batch_size: int) -> Iterator[np.ndarray]:
+    """Cut the sentences into batches of equally long ones, the longest first.
+
+    Without padding a sentence has the activations that it has alone, in every network: some mix
+    over positions in spite of a mask. The longest come first, so that a lack of memory shows at
+    once.
+    """
+    length = np.array([len(tokens) for tokens in inputs["input_ids"]])
+    for n_tokens in np.unique(length)[::-1]:
+        rows = np.flatnonzero(length == n_tokens)
+        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
 
 
 def _configuration_hash(settings: dict[str, Any]) -> str:
@@ -350,18 +417,17 @@ def _place(torch: Any, device: str | None) -> Any:
 
 
 @contextmanager
-def _loading(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn whatever transformers raises about a checkpoint into one error that names it."""
-    from safetensors import SafetensorError
-
+def _loading(source: str, revision: str | None, expected: str) -> Iterator[None]:
+    """Turn whatever transformers raises about a network into one error that names it."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        revision = f", revision {checkpoint.revision!r}" if checkpoint.revision else ""
+    except (InputError, ImportError):
+        raise
+    except Exception as error:
+        of = f", revision {revision!r}" if revision else ""
         raise InputError(
-            f"model: cannot load {checkpoint.source!r}{revision}; expected a name on the Hugging "
-            "Face hub or a folder with a network and its tokenizer "
-            f"({type(error).__name__}: {_first_line(error)})"
+            f"model: cannot load {source!r}{of}; expected a name on the Hugging Face hub or a "
+            f"folder with {expected} ({type(error).__name__}: {_first_line(error)})"
         ) from error
 
 
@@ -390,3 +456,11 @@ def _several(argument: str, value: Any) -> list[Any]:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
+
+
+def _text(path: str | Path | None) -> str | None:
+    """Name a folder in full, so that the store says which it was; leave a hub name alone."""
+    if path is None:
+        return None
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else str(path)

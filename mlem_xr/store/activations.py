@@ -302,7 +302,10 @@ def _check_values(path: Path, activation: xr.DataArray, values: np.ndarray, name
         raise InputError(
             f"activation: {activation.sizes['sentence']} sentences; the store holds {n}"
         )
-    finite = np.isfinite(values).all(axis=(2, 3))
+    # A layer may have fewer units than the widest one: those beyond its own are NaN.
+    beyond = np.logical_and.accumulate(np.isnan(values).all(axis=2)[..., ::-1], axis=2)[..., ::-1]
+    finite = (np.isfinite(values) | beyond[:, :, np.newaxis]).all(axis=(2, 3))
+    finite &= ~beyond.all(axis=2)
     if not finite.all():
         pooling, layer = np.argwhere(~finite)[0]
         raise InputError(

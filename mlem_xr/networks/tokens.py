@@ -1,0 +1,185 @@
+"""Sentences -> the tokens that a network was trained with, or an error that says why not."""
+
+import textwrap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlem_xr.schema import InputError, warn
+
+_MOST_UNKNOWN = 0.5
+"""Share of unknown tokens from which the tokens cannot be those of the network."""
+
+_SHOWN = 5
+"""Unknown words that a warning names."""
+
+
+class Tokens(NamedTuple):
+    """The tokens of all sentences."""
+
+    inputs: dict[str, list[list[int]]]
+    """Name of an input of the network to the tokens of each sentence, as long as it is."""
+    provenance: dict[str, Any]
+    """Which tokenizer made them, and how they look."""
+
+
+def load_tokenizer(source: str, revision: str | None, sentences: list[str]) -> Any:
+    """Load the tokenizer of a network, which gives the sentences the ids of its own files.
+
+    transformers makes up an empty vocabulary where the files are missing, and for some types of
+    networks takes their usual tokenizer in place of the one that wrote `tokenizer.json`.
+    """
+    import transformers
+    from tokenizers import Tokenizer
+
+    where: dict[str, Any] = {"revision": revision} if revision else {}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+    _check_files(tokenizer, source, where)
+    path = _file("tokenizer.json", source, where)
+    if path is None:
+        return tokenizer
+    own = Tokenizer.from_file(path)
+    own.no_truncation()
+    own.no_padding()
+    expected = [e.ids for e in own.encode_batch(sentences, add_special_tokens=False)]
+    for found in (tokenizer, None):
+        if found is None:
+            found = transformers.PreTrainedTokenizerFast.from_pretrained(source, **where)
+        if _ids(found, sentences) == expected:
+            return found
+    raise InputError(
+        f"model: the tokenizer of {source!r} does not give the tokens of its tokenizer.json; "
+        "expected a folder or hub name with the tokenizer that the network was trained with, "
+        "as tokenizer="
+    )
+
+
+def encode(
+    tokenizer: Any, model: Any, sentences: list[str], *, add_special_tokens: bool, source: str
+) -> Tokens:
+    """Encode sentences for a network, and check that they can be what it was trained with.
+
+    Raises `InputError` if a sentence has no tokens or too many, a token has no embedding, or most
+    are unknown; warns of unknown words, and of different sentences with the same tokens.
+    """
+    options = {"add_special_tokens": add_special_tokens, "padding": False, "truncation": False}
+    encoded = tokenizer(sentences, **options, verbose=False)
+    ids = encoded["input_ids"]
+    _check_lengths(ids, sentences, _most_tokens(model, tokenizer), source)
+    largest = max(map(max, ids))
+    n_embeddings = _n_embeddings(model)
+    if n_embeddings is not None and largest >= n_embeddings:
+        raise InputError(
+            f"model: the tokenizer of {source!r} gives token {largest}, but the network has "
+            f"{n_embeddings} embeddings; expected its own tokenizer, as tokenizer="
+        )
+    unknown = _share_of_unknown(tokenizer, sentences, source)
+    _warn_of_equal(ids, sentences, source)
+    names = ["input_ids", *(["token_type_ids"] if _has_token_types(model) else [])]
+    return Tokens(
+        {name: encoded[name] for name in names if name in encoded},
+        {
+            "class": type(tokenizer).__name__,
+            "add_special_tokens": add_special_tokens,
+            "largest_id": largest,
+            "n_embeddings": n_embeddings,
+            "share_of_unknown": round(unknown, 4),
+            "n_distinct": len({tuple(one) for one in ids}),
+        },
+    )
+
+
+def _ids(tokenizer: Any, sentences: list[str]) -> list[list[int]]:
+    return tokenizer(sentences, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _file(name: str, source: str, where: dict[str, str]) -> str | None:
+    """Return where a file of a network is on this machine; None if it has none of that name."""
+    from transformers.utils import cached_file
+
+    quiet = dict.fromkeys(
+        (
+            "_raise_exceptions_for_gated_repo",
+            "_raise_exceptions_for_missing_entries",
+            "_raise_exceptions_for_connection_errors",
+        ),
+        False,
+    )
+    return cached_file(source, name, **where, **quiet)
+
+
+def _check_files(tokenizer: Any, source: str, where: dict[str, str]) -> None:
+    names = list(tokenizer.vocab_files_names.values())
+    if names and not any(_file(name, source, where) for name in names):
+        kind = "folder" if Path(source).is_dir() else "repository"
+        raise InputError(
+            f"model: the {kind} {source!r} has no tokenizer: none of {', '.join(sorted(names))}; "
+            "expected them beside the weights, or another folder or hub name as tokenizer="
+        )
+
+
+def _check_lengths(ids: list[list[int]], sentences: list[str], most: int, source: str) -> None:
+    for row, (sentence, tokens) in enumerate(zip(sentences, ids, strict=True), 1):
+        if not 0 < len(tokens) <= most:
+            expected = f"at most {most}" if tokens else "at least one, or add_special_tokens=True"
+            raise InputError(
+                f"stimuli: the sentence in row {row}, {textwrap.shorten(sentence, 60)!r}, has "
+                f"{len(tokens)} tokens for {source!r}; expected {expected}"
+            )
+
+
+def _most_tokens(model: Any, tokenizer: Any) -> int:
+    limits = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None)]
+    for name, module in model.named_modules():
+        # RoBERTa and its kin count positions from beyond that of the padding token.
+        padding = getattr(module, "padding_idx", None)
+        weight = getattr(module, "weight", None)
+        if name.endswith("position_embeddings") and padding is not None and weight is not None:
+            limits.append(len(weight) - padding - 1)
+    return min(int(limit) for limit in limits if limit is not None and limit > 0)
+
+
+def _n_embeddings(model: Any) -> int | None:
+    """Count the embeddings of tokens; None for networks that have no table of them."""
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except (AttributeError, NotImplementedError):
+        return None
+    return None if weight is None else len(weight)
+
+
+def _has_token_types(model: Any) -> bool:
+    # Without a table of their own, GPT-2 takes them for tokens and adds their embeddings.
+    names = [name for name, _ in model.named_parameters()]
+    return any("token_type" in name or "seg_embed" in name for name in names)
+
+
+def _share_of_unknown(tokenizer: Any, sentences: list[str], source: str) -> float:
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return 0.0
+    ids = _ids(tokenizer, sentences)
+    share = sum(tokens.count(unknown) for tokens in ids) / max(1, sum(map(len, ids)))
+    if share == 0:
+        return share
+    affected = (s for s, tokens in zip(sentences, ids, strict=True) if unknown in tokens)
+    words = list(dict.fromkeys(word for sentence in affected for word in sentence.split()))
+    alone = dict(zip(words, _ids(tokenizer, words), strict=True))
+    strange = [word for word, tokens in alone.items() if unknown in tokens]
+    named = ", ".join(map(repr, strange[:_SHOWN])) + (", ..." if len(strange) > _SHOWN else "")
+    message = f"{share:.0%} of the tokens are unknown to the tokenizer of {source!r}: {named}"
+    if share > _MOST_UNKNOWN:
+        raise InputError(
+            f"model: {message}; expected the tokenizer that the network was trained with, "
+            "as tokenizer="
+        )
+    warn(f"model: {message}")
+    return share
+
+
+def _warn_of_equal(ids: list[list[int]], sentences: list[str], source: str) -> None:
+    first: dict[tuple[int, ...], str] = {}
+    for tokens, sentence in zip(ids, sentences, strict=True):
+        known = first.setdefault(tuple(tokens), sentence)
+        if known != sentence:
+            warn(f"model: {known!r} and {sentence!r} have the same tokens for {source!r}")
+            return

@@ -1,0 +1,217 @@
+"""The tokens are those that a network was trained with, or there is an error that says why not."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer
+
+import networks
+from mlem_xr.networks.recording import record
+from mlem_xr.networks.tokens import encode, load_tokenizer
+from mlem_xr.schema import InputError
+from mlem_xr.store import activations as stores
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Record a folder: the activations (layer, sentence, unit) of the mean, and the provenance."""
+
+    def record_mean(folder, *, sentences=networks.SENTENCES, **options):
+        store = tmp_path / "store.zarr"
+        shutil.rmtree(store, ignore_errors=True)
+        stimuli = networks.stimuli(sentences)
+        record(stimuli, store, model="net", source=folder, progress=False, **options)
+        found = stores.open_store(store)
+        activation = found.activation.squeeze(["model", "seed", "step"])
+        return activation.sel(pooling="mean").values, json.loads(found.provenance.item())
+
+    return record_mean
+
+
+@pytest.mark.parametrize("kept", [[], ["tokenizer_config.json"]], ids=str)
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, recorded, kept):
+    """transformers makes up an empty vocabulary."""
+    folder = networks.save_bert(tmp_path / "net")
+    for file in folder.glob("*token*"):
+        if file.name not in kept:
+            file.unlink()
+    message = r"the folder .*net' has no tokenizer: none of tokenizer.json, vocab.txt; expected"
+    with pytest.raises(InputError, match=message):
+        recorded(folder)
+    assert not (tmp_path / "store.zarr").exists()
+
+
+def test_another_folder_may_have_the_tokenizer(tmp_path, recorded):
+    folder = networks.save_bert(tmp_path / "net")
+    expected, _ = recorded(folder)
+    other = tmp_path / "tokenizer"
+    other.mkdir()
+    for file in folder.glob("*token*"):
+        shutil.move(file, other)
+    found, provenance = recorded(folder, tokenizer=other)
+    np.testing.assert_array_equal(found, expected)
+    assert provenance["tokenizer"]["source"] == str(other)
+    with pytest.raises(InputError, match="with other options .*tokenizer .*tokenizer"):
+        stimuli = networks.stimuli()
+        store = tmp_path / "store.zarr"
+        record(stimuli, store, model="net", source=folder, progress=False)
+
+
+def usual_tokenizer_of(monkeypatch, tokenizer):
+    """Make transformers load this one, as it does for types of networks with one of their own."""
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda *args, **kwargs: tokenizer
+    )
+
+
+def test_the_ids_are_those_of_the_tokenizer_file(tmp_path, recorded, monkeypatch):
+    folder = networks.save_bert(tmp_path / "net")
+    expected, _ = recorded(folder)
+    usual_tokenizer_of(monkeypatch, networks.byte_pairs(eos_token="</s>"))
+    found, provenance = recorded(folder)
+    np.testing.assert_array_equal(found, expected)
+    assert provenance["tokenizer"]["class"] == transformers.PreTrainedTokenizerFast.__name__
+
+
+def test_a_tokenizer_that_cannot_give_the_ids_of_its_file_is_refused(
+    tmp_path, recorded, monkeypatch
+):
+    folder = networks.save_bert(tmp_path / "net")
+    other = networks.byte_pairs(eos_token="</s>")
+    usual_tokenizer_of(monkeypatch, other)
+    monkeypatch.setattr(
+        transformers.PreTrainedTokenizerFast, "from_pretrained", lambda *args, **kwargs: other
+    )
+    with pytest.raises(InputError, match="does not give the tokens of its tokenizer.json"):
+        recorded(folder)
+
+
+def test_truncation_in_the_file_does_not_matter(tmp_path):
+    folder = networks.save_bert(tmp_path / "net")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=9)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    found = load_tokenizer(str(folder), None, networks.SENTENCES)
+    model = transformers.AutoModel.from_pretrained(folder)
+    options = {"add_special_tokens": True, "source": "net"}
+    tokens = encode(found, model, networks.SENTENCES, **options)
+    assert len(tokens.inputs["input_ids"][7]) > 20
+
+
+def test_token_types_go_to_networks_that_have_a_table_of_them(tmp_path, recorded):
+    """GPT-2 takes them for tokens, and adds the embedding of token 0 to every token."""
+    bare = networks.save_gpt2(tmp_path / "gpt2", tokenizer=networks.word_pieces())
+    found, _ = recorded(bare)
+    expected = networks.activations_one_by_one(bare)[1, 1:]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    tokenizer = networks.word_pieces()
+    for folder, named in ((bare, False), (networks.save_bert(tmp_path / "bert"), True)):
+        model = transformers.AutoModel.from_pretrained(folder)
+        options = {"add_special_tokens": True, "source": "net"}
+        tokens = encode(tokenizer, model, networks.SENTENCES, **options)
+        assert ("token_type_ids" in tokens.inputs) == named
+
+
+def test_a_token_without_an_embedding_is_named(tmp_path, recorded):
+    config = networks.bert_config()
+    config.vocab_size = 40
+    folder = networks.save(tmp_path / "net", config, networks.word_pieces())
+    message = "gives token 61, but the network has 40 embeddings; expected its own tokenizer"
+    with pytest.raises(InputError, match=message):
+        recorded(folder)
+    assert not (tmp_path / "store.zarr").exists()
+
+
+def test_unknown_words_are_named(tmp_path, recorded):
+    folder = networks.save_bert(tmp_path / "net")
+    strange = [*networks.SENTENCES, "The girl sees \u03a9\u03c9 and \u0416."]
+    with pytest.warns(UserWarning, match=r"[12]% of the tokens are unknown .*: '\u03a9\u03c9'"):
+        _, provenance = recorded(folder, sentences=strange)
+    assert 0 < provenance["tokenizer"]["share_of_unknown"] < 0.05
+    greek = [
+        "\u03a9 \u03c9",
+        "\u03c9 \u03a9",
+        "\u03c9 \u03c9 \u03c9",
+        "\u03a9 \u03a9 \u03a9 \u03a9",
+    ]
+    with pytest.raises(InputError, match="100% of the tokens are unknown .*expected the tokenizer"):
+        recorded(folder, sentences=greek)
+
+
+def test_different_sentences_with_the_same_tokens_are_named(tmp_path, recorded):
+    folder = networks.save_bert(tmp_path / "net")
+    alike = [*networks.SENTENCES, "DOGS bark.", "girls PLAY."]
+    with pytest.warns(UserWarning, match="'Dogs bark.' and 'DOGS bark.' have the same tokens"):
+        _, provenance = recorded(folder, sentences=alike)
+    assert provenance["tokenizer"]["n_distinct"] == len(networks.SENTENCES)
+
+
+def test_layers_of_different_widths(tmp_path, recorded):
+    folder = networks.save_opt(tmp_path / "opt")
+    found, _ = recorded(folder, layer=[0, 1, 2])
+    assert found.shape == (3, 11, 16)
+    wide = [int(np.isfinite(layer).all(axis=0).sum()) for layer in found]
+    assert wide == [16, 16, 8]
+    assert np.isnan(found[2, :, 8:]).all()
+
+
+def test_an_encoder_saved_alone(tmp_path, recorded):
+    config = transformers.T5Config(
+        vocab_size=120, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2
+    )
+    torch.manual_seed(0)
+    folder = tmp_path / "t5"
+    model = transformers.T5EncoderModel(config)
+    model.save_pretrained(folder)
+    networks.unigrams().save_pretrained(folder)
+    found, _ = recorded(folder)
+    ids = networks.unigrams()(networks.SENTENCES[1], return_tensors="pt").input_ids
+    with torch.no_grad():
+        states = model.eval()(ids, output_hidden_states=True).hidden_states[1:]
+    for layer, expected in zip(found, states, strict=True):
+        np.testing.assert_allclose(layer[1], expected[0].mean(0), rtol=1e-5, atol=1e-5)
+
+
+def test_the_texts_of_a_network_of_texts_and_images(tmp_path, recorded):
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    size["intermediate_size"] = 32
+    text = {"vocab_size": 120, "max_position_embeddings": 64, "eos_token_id": 3}
+    config = transformers.CLIPConfig(
+        text_config=size | text, vision_config=size | {"image_size": 16, "patch_size": 8}
+    )
+    folder = networks.save(tmp_path / "clip", config, networks.word_pieces())
+    found, _ = recorded(folder)
+    assert found.shape == (2, 11, 16)
+
+
+@pytest.mark.parametrize("kind", ["Canine", "ViT"])
+def test_networks_that_are_no_encoders_of_sentences_are_named(tmp_path, recorded, kind):
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    folder = networks.save(tmp_path / "net", config, networks.word_pieces())
+    with pytest.raises(InputError, match=f"net', a {kind}Model, .*; expected (one vector|an enc)"):
+        recorded(folder)
+    assert not (tmp_path / "store.zarr").exists()
+
+
+def test_no_code_of_a_folder_runs(tmp_path, recorded):
+    folder = networks.save_bert(tmp_path / "net")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "custom", "auto_map": {"AutoConfig": "code.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(InputError, match="model: cannot load"):
+        recorded(folder)
+
+
+def test_a_layer_in_which_all_sentences_are_alike_is_named(tmp_path, recorded):
+    """The first token of a causal network sees nothing of the sentence."""
+    folder = networks.save_llama(tmp_path / "llama")
+    with pytest.warns(UserWarning, match=r"pooling=first-token, layer=1; .*sees nothing of the"):
+        recorded(folder)
