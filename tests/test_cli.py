@@ -61,7 +61,10 @@ def test_stimuli_are_listed_and_written(tmp_path):
 def test_stimuli_are_described(tmp_path):
     found = run("stimuli", "short_sentence", "--describe", cwd=tmp_path)
     assert "subj_GEN" in found.stdout
-    assert (tmp_path / "short_sentence_correlation.png").read_bytes()[:4] == b"\x89PNG"
+    assert list(tmp_path.iterdir()) == []
+    options = ("--describe", "--heat-map", "correlation.png")
+    run("stimuli", "short_sentence", *options, cwd=tmp_path)
+    assert (tmp_path / "correlation.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_steps_by_hand(folder):
@@ -207,6 +210,7 @@ def test_a_mistake_gets_one_clear_line_and_leaves_nothing(folder, arguments, mes
 def test_usage_errors_exit_with_two(folder):
     assert run("nonsense", code=2).stderr
     assert run("record", "sentences.csv", code=2, cwd=folder).stderr
+    assert "Missing option '--k'" in run("top-units", "s.zarr", code=2, cwd=folder).stderr
 
 
 def test_a_selection_without_records_is_named(tmp_path):

@@ -154,6 +154,12 @@ def test_every_link_in_the_documentation_leads_somewhere(page):
         assert target.startswith("https://") or (folder / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_the_documentation_names_exists(page):
+    for file in re.findall(r"\b(?:[a-z_]+/)+[a-z_]+\.py\b", PAGES[page]):
+        assert (ROOT / file).exists() or (ROOT / "mlem_xr" / file).exists(), file
+
+
 def test_the_picture_of_the_readme_is_small():
     (picture,) = re.findall(r"!\[.*\]\((.*\.png)\)", README)
     assert (ROOT / picture).stat().st_size < 150_000

@@ -116,6 +116,6 @@ def _describe(table: Any, heat_map: Path | None) -> None:
     from mlem_xr.stimuli.describe import description_text
 
     click.echo(description_text(mx.describe_stimuli(table)))
-    path = heat_map or Path(f"{table.attrs['stimuli']}_correlation.png")
-    mx.plot.save(mx.plot.correlation(mx.feature_correlation(table)), path)
-    click.echo(f"wrote {path}")
+    if heat_map is not None:
+        mx.plot.save(mx.plot.correlation(mx.feature_correlation(table)), heat_map)
+        click.echo(f"wrote {heat_map}")

@@ -43,10 +43,13 @@ def selection() -> list[click.Option]:
     return [several(dim, _LABEL_TYPES.get(dim, str), f"Only this {dim}.") for dim in REPRESENTATION]
 
 
-def several(name: str, kind: type, help: str, flag: str | None = None) -> click.Option:
+def several(
+    name: str, kind: type, help: str, flag: str | None = None, *, required: bool = False
+) -> click.Option:
     """Return an option that may be given several times."""
-    flag = "--" + (flag or name).replace("_", "-")
-    return click.Option([flag, name], type=kind, multiple=True, help=f"{help} Repeatable.")
+    declared = ["--" + (flag or name).replace("_", "-"), name]
+    about = f"{help} Repeatable."
+    return click.Option(declared, type=kind, multiple=True, required=required, help=about)
 
 
 def settings(analysis: Analysis, prefix: str = "") -> list[click.Option]:
@@ -74,7 +77,7 @@ def _option(options: type[Options], name: str, prefix: str) -> click.Option:
         declared = [f"--{flag}/--no-{flag}", prefix + name]
         return click.Option(declared, default=None, help=help)
     if spec.metadata["each"] is not None:
-        return several(prefix + name, spec.metadata["each"], help, flag)
+        return several(prefix + name, spec.metadata["each"], help, flag, required=default is None)
     if is_literal(kind):
         return click.Option(
             [f"--{flag}", prefix + name], help=f"{help} ({', '.join(_words(kind))})"

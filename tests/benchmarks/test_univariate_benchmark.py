@@ -17,6 +17,7 @@ from measuring import (
 import mlem_xr as mx
 from mlem_xr.kernels import moments
 from mlem_xr.kernels.design import pair_design
+from mlem_xr.kernels.targets import TARGETS
 from mlem_xr.stimuli.pairs import feature_codes
 
 
@@ -49,7 +50,7 @@ def kernel(name):
     codes = feature_codes(mx.read_stimuli(name)).values
     pairs = pair_design(codes).pairs
     activation = np.random.default_rng(0).normal(size=(len(codes), moments.BLOCK))
-    target = moments.unit_target(activation, min_max=True)
+    target = TARGETS["square"].of_units(activation, True)
     moments.unit_moments(target, pairs)
     (total, squared), time = seconds(moments.unit_moments, target, pairs, repeats=7)
     first, second, start = pairs

