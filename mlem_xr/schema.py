@@ -28,6 +28,9 @@ POOLINGS = ("first-token", "mean", "last-token")
 FINAL_STEP = -1
 """The step of a network whose training step is final or not stated."""
 
+LABELS = 2**63
+"""The first number that is too large for a label."""
+
 FINAL = "final"
 """What people read in its place."""
 
@@ -84,6 +87,22 @@ def check_integer(argument: str, value: Any, *, at_least: int = 0, below: int | 
             f"{argument}: found {value!r}; expected an integer of at least {at_least}{limit}"
         )
     return int(value)
+
+
+def check_model(model: Any) -> str:
+    """Return the label of a network, which must be a word."""
+    if not isinstance(model, str) or not model.strip() or "\0" in model:
+        raise InputError(f"model: found {model!r}; expected a name")
+    return model
+
+
+def several(argument: str, value: Any) -> list[Any]:
+    """Return one value or several as a list, each once; refuse an empty one."""
+    single = isinstance(value, str) or not isinstance(value, Iterable)
+    values = [value] if single else list(dict.fromkeys(map(plain_value, value)))
+    if not values:
+        raise InputError(f"{argument}: an empty list; expected at least one value")
+    return values
 
 
 def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.Dataset:

@@ -137,6 +137,16 @@ def test_chosen_poolings_and_layers(tmp_path, quietly):
     assert_close(found.squeeze("layer"), expected)
 
 
+def test_labels_may_be_numbers_of_numpy(tmp_path, quietly, seeds_folder):
+    options = {"seed": np.arange(2), "layer": np.arange(1, 3), "pooling": np.array(["mean"])}
+    quietly("runs", source=seeds_folder / "run-{seed}", **options)
+    found = opened(tmp_path)
+    assert found.layer.values.tolist() == [1, 2]
+    assert found.seed.values.tolist() == [0, 1]
+    provenance = json.loads(found.provenance.squeeze().sel(seed=1).item())
+    assert provenance["layer"] == [1, 2]
+
+
 def test_summary_says_what_was_recorded_and_skipped(tmp_path, quietly, seeds_folder, caplog):
     caplog.set_level(logging.INFO, "mlem_xr")
     template = seeds_folder / "run-{seed}"
@@ -271,7 +281,12 @@ def test_model_that_cannot_be_loaded(tmp_path, quietly, monkeypatch, kind):
     ("options", "message"),
     [
         ({"layer": 3}, "layer: unknown value 3; known: 0, 1, 2$"),
-        ({"layer": [1, -1]}, "layer: unknown value -1; known: 0, 1, 2$"),
+        ({"layer": [1, -1]}, "layer: found -1; expected an integer of at least 0"),
+        ({"layer": 1.5}, "layer: found 1.5; expected an integer"),
+        ({"seed": 2**63}, "seed: found 9223372036854775808; expected .* below"),
+        ({"step": 2**64 - 1}, "step: found 18446744073709551615; expected .* below"),
+        ({"model": ""}, "model: found ''; expected a name"),
+        ({"model": "a\0b"}, "model: found .*; expected a name"),
         ({"layer": []}, "layer: an empty list"),
         ({"pooling": "max"}, "pooling: unknown value 'max'; known: 'first-token', 'mean'"),
         ({"pooling": []}, "pooling: an empty list"),
@@ -283,8 +298,9 @@ def test_model_that_cannot_be_loaded(tmp_path, quietly, monkeypatch, kind):
 )
 def test_options_that_are_refused(tmp_path, quietly, options, message):
     folder = networks.save_bert(tmp_path / "net")
+    options = {"source": folder, "model": "net"} | options
     with pytest.raises(InputError, match=message):
-        quietly(folder, **options)
+        quietly(options.pop("model"), **options)
     assert not (tmp_path / "store.zarr").exists()
 
 

@@ -305,3 +305,90 @@ def test_labels_that_a_killed_process_did_not_write_are_not_there(stimuli, tmp_p
     for i, seed in enumerate((0, 7)):
         found = data["activation"].sel(seed=seed, pooling=["first-token", "mean"])
         np.testing.assert_array_equal(found.squeeze(), layers(i))
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        ("", "store: found ''; expected the path of a folder"),
+        (None, "store: found None; expected the path of a folder"),
+        (3, "store: found 3"),
+        ("/", "store: '/' is the root of all folders"),
+        (
+            "s3://bucket/bert.zarr",
+            "store: 's3://bucket/bert.zarr' is an address in an object store",
+        ),
+        ("~nosuchuser/bert.zarr", "store: '~nosuchuser/bert.zarr' cannot be found"),
+        ("a\0b", "store: .* cannot be found"),
+    ],
+)
+def test_paths_that_cannot_be_a_store_are_refused(stimuli, tmp_path, monkeypatch, store, message):
+    monkeypatch.chdir(tmp_path)
+    for function in (lambda: mx.create_store(stimuli, store), lambda: mx.open_store(store)):
+        with pytest.raises(InputError, match=message):
+            function()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_names_of_one_store_have_one_lock(stimuli, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "toy.zarr")
+    created = mx.create_store(stimuli, tmp_path / "link")
+    assert created == tmp_path / "toy.zarr"
+    write(tmp_path / "link", layers(0), seed=0)
+    write(tmp_path / "toy.zarr", layers(1), seed=1)
+    assert {path.name for path in tmp_path.glob("*.lock")} == {"toy.zarr.lock"}
+    assert mx.open_store(tmp_path / "link").attrs["store"] == str(created)
+    save = mx.save_results(
+        mx.multivariate_importance(mx.open_store(tmp_path / "link")), progress=False
+    )
+    assert np.isfinite(save["r2"].sel(pooling="mean")).all()
+
+
+def test_what_is_waited_for_is_said(store, monkeypatch, caplog):
+    monkeypatch.setattr("mlem_xr.store.locks._PATIENCE", 0.1)
+    code = """
+        import sys, time
+        from pathlib import Path
+        from mlem_xr.store.locks import locked
+        with locked(Path(sys.argv[1])):
+            print("held", file=sys.stderr, flush=True)
+            time.sleep(1)
+    """
+    process = run_python(code, store)
+    assert process.stderr.readline().strip() == "held"
+    write(store, layers(0))
+    assert process.wait() == 0
+    assert "waiting for another process, which holds" in caplog.text
+
+
+def test_a_store_that_is_there_needs_no_lock(store, stimuli, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(stores, "locked", refuse)
+    assert mx.create_store(stimuli, store) == store
+    with pytest.raises(InputError, match="holds other stimuli"):
+        mx.create_store(mx.read_stimuli("short_sentence"), store)
+
+
+def test_names_of_poolings_and_checkpoints_are_not_taken_letter_by_letter(stimuli, tmp_path):
+    path = mx.create_store(stimuli, tmp_path / "toy.zarr", pooling="mean")
+    write(path, layers(0, pooling=["mean"]), model="small")
+    assert mx.open_store(path)["pooling"].values.tolist() == ["mean"]
+    with pytest.raises(InputError, match="pooling: unknown value 'max'"):
+        mx.create_store(stimuli, tmp_path / "other.zarr", pooling="max")
+    assert mx.missing_checkpoints(path, model="small", seed=[0, 1], step=-1) == [("small", 1, -1)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"model": ""}, "model: found ''; expected a name"),
+        ({"seed": 2**63}, "seed: found .* below"),
+        ({"seed": -1}, "seed: found -1"),
+        ({"step": 1.5}, "step: found 1.5"),
+    ],
+)
+def test_labels_that_cannot_be_stored_are_refused(store, labels, message):
+    with pytest.raises(InputError, match=message):
+        write(store, layers(0), **labels)

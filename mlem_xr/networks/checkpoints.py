@@ -7,7 +7,15 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 
-from mlem_xr.schema import CHECKPOINT, FINAL_STEP, InputError, check_integer, choose
+from mlem_xr.schema import (
+    CHECKPOINT,
+    FINAL_STEP,
+    LABELS,
+    InputError,
+    check_integer,
+    check_model,
+    choose,
+)
 
 
 class Checkpoint(NamedTuple):
@@ -97,8 +105,11 @@ def resolve(
     Step None or -1 is the final one: of a published series it is stored as its number of steps
     (MultiBERTs: 2,000,000; Pythia: 143,000), otherwise as -1.
     """
-    seed = check_integer("seed", seed)
-    step = FINAL_STEP if step is None else check_integer("step", step, at_least=FINAL_STEP)
+    check_model(str(model))
+    seed = check_integer("seed", seed, below=LABELS)
+    if step is None:
+        step = FINAL_STEP
+    step = check_integer("step", step, at_least=FINAL_STEP, below=LABELS)
     if source is None:
         checkpoint = _locate(str(model), seed, step)
     else:

@@ -23,9 +23,10 @@ from mlem_xr.networks.checkpoints import Checkpoint, resolve_all
 from mlem_xr.networks.pooling import pool
 from mlem_xr.networks.tokens import Tokens, encode, load_tokenizer
 from mlem_xr.running.progress import progress_bar
-from mlem_xr.schema import POOLINGS, InputError, check_integer, choose, warn
+from mlem_xr.schema import POOLINGS, InputError, check_integer, choose, several, warn
 from mlem_xr.stimuli import read_stimuli
 from mlem_xr.store import activations as stored
+from mlem_xr.store.address import store_path
 
 VERSIONS = ("mlem_xr", "torch", "transformers", "numpy")
 """Packages whose versions are stored with each checkpoint."""
@@ -118,10 +119,10 @@ def record(
     mlem_xr.schema.InputError: batch_size: found 0; expected an integer of at least 1
     """
     stimuli = read_stimuli(stimuli)
-    store = Path(store).expanduser()
-    poolings = [choose("pooling", name, POOLINGS) for name in _several("pooling", pooling)]
-    layers = None if layer is None else _several("layer", layer)
-    seeds, steps = _several("seed", seed), _several("step", step)
+    store = store_path(store)
+    poolings = [choose("pooling", name, POOLINGS) for name in several("pooling", pooling)]
+    layers = None if layer is None else [check_integer("layer", v) for v in several("layer", layer)]
+    seeds, steps = several("seed", seed), several("step", step)
     check_integer("batch_size", batch_size, at_least=1)
     sentences = stimuli["text"].values.tolist()
     checkpoints = resolve_all(model, seeds, steps, source=source, revision=revision)
@@ -444,14 +445,6 @@ def _quiet(transformers: Any) -> Iterator[None]:
         settings.set_verbosity(verbosity)
         if bars:
             settings.enable_progress_bar()
-
-
-def _several(argument: str, value: Any) -> list[Any]:
-    single = isinstance(value, str) or not isinstance(value, Iterable)
-    values = [value] if single else list(dict.fromkeys(value))
-    if not values:
-        raise InputError(f"{argument}: an empty list; expected at least one value")
-    return values
 
 
 def _first_line(error: BaseException) -> str:

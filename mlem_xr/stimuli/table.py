@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from mlem_xr.schema import (
     plain_value,
     warn,
 )
+
+_LONGEST_NAME = 200
+"""Bytes of a feature's name; file systems have a limit of 255."""
 
 
 def from_dataframe(table: pd.DataFrame, *, name: str) -> xr.Dataset:
@@ -96,16 +100,20 @@ def _check_table(table: pd.DataFrame, features: list[str]) -> None:
         raise InputError(
             f"stimuli: mlem_xr itself uses the name of column {sorted(reserved)[0]!r}; rename it"
         )
-    # In a store, a feature is an array of that name.
+    # In a store, a feature is an array of that name, so a folder.
     unusable = [
         name
         for name in features
-        if name in ("", "zarr.json") or "/" in name or name.startswith((".", "__"))
+        if name in ("", "zarr.json")
+        or name.startswith((".", "__"))
+        or {"/", "\0"} & set(name)
+        or len(name.encode(errors="replace")) > _LONGEST_NAME
     ]
     if unusable:
         raise InputError(
-            f"stimuli: column {unusable[0]!r}; expected a name without '/' that starts with "
-            "neither '.' nor '__'; rename it"
+            f"stimuli: column {textwrap.shorten(repr(unusable[0]), 80)}; expected a name without "
+            f"'/' and of at most {_LONGEST_NAME} letters that starts with neither '.' nor '__'; "
+            "rename it"
         )
     if len(table) < MIN_SENTENCES:
         raise InputError(f"stimuli: {len(table)} sentences; expected at least {MIN_SENTENCES}")

@@ -17,9 +17,16 @@ from mlem_xr.schema import (
     ACTIVATION,
     CHECKPOINT,
     DIMENSIONS,
+    FINAL_STEP,
+    LABELS,
     POOLINGS,
     InputError,
+    check_integer,
+    check_model,
+    choose,
+    several,
 )
+from mlem_xr.store.address import store_path
 from mlem_xr.store.features import decode_features, write_features
 from mlem_xr.store.grid import (
     array_of,
@@ -71,17 +78,28 @@ def create_store(
     >>> create_store(table, tempfile.mkdtemp() + "/short.zarr").name
     'short.zarr'
     """
-    path = Path(store).expanduser().absolute()
+    path = store_path(store)
+    poolings = [choose("pooling", name, POOLINGS) for name in several("pooling", pooling)]
+    if _holds(path, stimuli):
+        return path
     with locked(path):
-        if (path / "zarr.json").exists():
-            _check_stimuli(_open_group(path, "r"), stimuli)
+        if _holds(path, stimuli):
+            # Another process was quicker.
             return path
         if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
             raise InputError(f"store: {path} exists and is not a store; expected a new folder")
         # Written aside and renamed: nobody opens a store that lacks some of its sentences.
         with whole(path) as unfinished:
-            _write_empty_store(unfinished, stimuli, pooling)
+            _write_empty_store(unfinished, stimuli, poolings)
     return path
+
+
+def _holds(path: Path, stimuli: xr.Dataset) -> bool:
+    """Say whether there is a store at a path; refuse one of other stimuli."""
+    if not (path / "zarr.json").exists():
+        return False
+    _check_stimuli(_open_group(path, "r"), stimuli)
+    return True
 
 
 def write_checkpoint(
@@ -108,6 +126,9 @@ def write_checkpoint(
         the store's, or if a layer holds NaN or infinite values.
     """
     path = _existing(store)
+    check_model(model)
+    seed = check_integer("seed", seed, below=LABELS)
+    step = check_integer("step", step, at_least=FINAL_STEP, below=LABELS)
     name = f"model={model}, seed={seed}, step={step}"
     activation = activation.transpose("pooling", "layer", "sentence", "unit")
     values = np.ascontiguousarray(activation.values, dtype=np.float32)
@@ -187,17 +208,18 @@ def missing_checkpoints(
     >>> missing_checkpoints("nowhere.zarr", model=["bert"], seed=[0, 1], step=[-1])
     [('bert', 0, -1), ('bert', 1, -1)]
     """
-    wanted = list(product(model, seed, step))
-    path = Path(store).expanduser()
+    labels = {"model": model, "seed": seed, "step": step}
+    wanted = list(product(*(several(dim, values) for dim, values in labels.items())))
+    path = store_path(store)
     if not (path / "recorded" / "zarr.json").exists():
         return wanted
     group = _open_group(path, "r")
-    labels = [read_labels(group, dim) for dim in CHECKPOINT]
+    known = [read_labels(group, dim) for dim in CHECKPOINT]
     recorded = np.asarray(array_of(group, "recorded")[:])
     held = {
-        tuple(dim[i] for dim, i in zip(labels, where, strict=True))
+        tuple(dim[i] for dim, i in zip(known, where, strict=True))
         for where in np.argwhere(recorded).tolist()
-        if all(i < len(dim) for dim, i in zip(labels, where, strict=True))
+        if all(i < len(dim) for dim, i in zip(known, where, strict=True))
     }
     return [checkpoint for checkpoint in wanted if checkpoint not in held]
 
@@ -333,7 +355,7 @@ def _check_stimuli(group: zarr.Group, stimuli: xr.Dataset) -> None:
 
 
 def _existing(store: str | Path) -> Path:
-    path = Path(store).expanduser().absolute()
+    path = store_path(store)
     if not (path / "zarr.json").exists():
         raise InputError(f"store: there is no store at {store}")
     return path

@@ -19,6 +19,7 @@ from mlem_xr.running.executor import n_workers, run_tasks
 from mlem_xr.running.progress import progress_bar
 from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError, choose
 from mlem_xr.store.activations import locate, open_store
+from mlem_xr.store.address import store_path
 from mlem_xr.store.grid import (
     array_of,
     create_array,
@@ -100,7 +101,7 @@ def store_of(result: xr.Dataset, store: str | Path | None) -> Path:
     """Return the path of the store that a result is saved in."""
     if store is None and "store" not in result.attrs:
         raise InputError("store: none given, and the activations were not opened from one")
-    return Path(result.attrs["store"] if store is None else store).expanduser().absolute()
+    return store_path(result.attrs["store"] if store is None else store)
 
 
 def _activations(path: Path, settings: Mapping[str, Any]) -> xr.Dataset:
