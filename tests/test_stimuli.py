@@ -218,3 +218,138 @@ def test_write_names_a_bad_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is no folder; expected a file in a folder"):
         write_stimuli(stimuli, tmp_path / "file" / "a.csv")
+
+
+def four(**columns: object) -> pd.DataFrame:
+    return pd.DataFrame({"sentence": ["a b", "c d", "e f", "g h"], "odd": [1, 0, 1, 0]} | columns)
+
+
+KEPT = {
+    "carriage return": {"sentence": ["a\rb", "c", "d", "e"]},
+    "line end": {"sentence": ["a\nb", "c", "d", "e"]},
+    "quotes and commas": {"sentence": ['say "a", b', "c", "d", "e"]},
+    "undefined": {"x": ["u", None, "v", "u"]},
+    "booleans and nothing": {"x": [True, None, False, True]},
+    "numbers and nothing": {"x": [1.5, np.nan, 2.0, 1.5]},
+    "a word NA": {"x": ["NA", "u", "v", "u"]},
+    "accents": {"x": ["é", "ß", "語", "é"]},
+}
+NOT_KEPT = {
+    "leading zeros": {"x": ["01", "1", "2", "01"]},
+    "numbers as text": {"x": ["1", "2", "3", "1"]},
+    "an empty string": {"x": ["", None, "u", "v"]},
+    "mixed types": {"x": [1, "1", 2, "2"]},
+    "words of truth": {"x": ["True", "False", "True", "False"]},
+    "NA among numbers": {"x": ["NA", "1", "2", "1"]},
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet"])
+def test_what_is_written_is_read_again(tmp_path: Path, kind: str, ending: str) -> None:
+    stimuli = read_stimuli(four(**KEPT[kind]))
+    write_stimuli(stimuli, tmp_path / f"table{ending}")
+    again = read_stimuli(tmp_path / f"table{ending}")
+    assert again.attrs["stimuli_hash"] == stimuli.attrs["stimuli_hash"]
+    pd.testing.assert_frame_equal(to_dataframe(again), to_dataframe(stimuli))
+
+
+@pytest.mark.parametrize("kind", NOT_KEPT)
+def test_what_a_csv_would_change_is_not_written(tmp_path: Path, kind: str) -> None:
+    stimuli = read_stimuli(four(**NOT_KEPT[kind]))
+    message = "a CSV file would not keep .* as it is .*; expected .parquet"
+    with pytest.raises(InputError, match=message):
+        write_stimuli(stimuli, tmp_path / "table.csv")
+    assert list(tmp_path.iterdir()) == []
+    if kind != "mixed types":
+        write_stimuli(stimuli, tmp_path / "table.parquet")
+        again = read_stimuli(tmp_path / "table.parquet")
+        assert again.attrs["stimuli_hash"] == stimuli.attrs["stimuli_hash"]
+
+
+def test_types_are_decided_over_the_whole_file(tmp_path: Path) -> None:
+    """pandas reads long files in parts, and would find levels 1 and "1"."""
+    n = 200_000
+    condition = ["1", "2", "3"] * (n // 3 + 1)
+    condition = [*condition[: n - 1], "filler"]
+    table = pd.DataFrame({"sentence": [f"s {i}" for i in range(n)], "condition": condition})
+    for column in range(8):
+        table[f"c{column}"] = 1.5
+    table.to_csv(tmp_path / "long.csv", index=False)
+    stimuli = read_stimuli(tmp_path / "long.csv")
+    assert set(to_codes(stimuli["condition"].values)[1]) == {"1", "2", "3", "filler"}
+
+
+def test_missing_numbers_of_r_are_undefined(tmp_path: Path) -> None:
+    text = "sentence,x,word\na,1.5,NA\nb,NA,u\nc,2,u\nd,1.5,v\n"
+    (tmp_path / "r.csv").write_text(text)
+    with pytest.warns(UserWarning, match="'NA' in the numbers of column 'x' is undefined"):
+        stimuli = read_stimuli(tmp_path / "r.csv")
+    np.testing.assert_array_equal(stimuli["x"].values, [1.5, np.nan, 2.0, 1.5])
+    assert stimuli["word"].values.tolist() == ["NA", "u", "u", "v"]
+
+
+def test_row_numbers_without_a_name_are_left_out(tmp_path: Path) -> None:
+    four().to_csv(tmp_path / "numbered.csv")
+    with pytest.warns(UserWarning, match="the first column, without a name, numbers the rows"):
+        stimuli = read_stimuli(tmp_path / "numbered.csv")
+    assert stimuli.attrs["features"] == ["odd"]
+    four().set_axis([3, 5, 9, 2]).to_csv(tmp_path / "other.csv")
+    with pytest.raises(InputError, match="the first column has no name"):
+        read_stimuli(tmp_path / "other.csv")
+
+
+def test_semicolons_are_named(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("sentence;x\na;1\nb;2\nc;1\nd;2\n")
+    with pytest.raises(InputError, match="one column, with semicolons; expected commas"):
+        read_stimuli(tmp_path / "s.csv")
+
+
+def test_columns_may_have_numbers_for_names() -> None:
+    stimuli = read_stimuli(four().rename(columns={"odd": 3}))
+    assert stimuli.attrs["features"] == ["3"]
+
+
+def test_frames_of_other_libraries_are_read() -> None:
+    class Frame:
+        def to_pandas(self) -> pd.DataFrame:
+            return four()
+
+    assert read_stimuli(Frame()).equals(read_stimuli(four()))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "message"),
+    [
+        (["a", "b"], r"the sentence in row 2 is \['a', 'b'\]; expected text"),
+        (3, "the sentence in row 2 is 3; expected text"),
+        (b"a", "the sentence in row 2 is b'a'; expected text"),
+        ("a\ud800", "the sentence in row 2 is no text: .*surrogates not allowed"),
+        (None, "the sentence in row 2 is empty"),
+        (" ", "the sentence in row 2 is empty"),
+    ],
+)
+def test_sentences_are_text(sentence: object, message: str) -> None:
+    table = four().astype(object)
+    table.at[1, "sentence"] = sentence
+    with pytest.raises(InputError, match=message):
+        read_stimuli(table)
+
+
+def test_complex_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="column 'x' holds complex numbers"):
+        read_stimuli(four(x=[1 + 1j, 1 + 2j, 1j, 0]))
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "a/b", ".a"])
+def test_names_that_no_store_can_have_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="stimuli: column .*; expected a name without '/'"):
+        read_stimuli(four(**{name: [1, 2, 1, 2]}))
+
+
+def test_a_measurement_is_warned_of_once() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"sentence": [f"s {i}" for i in range(40)], "x": rng.normal(size=40)})
+    with pytest.warns(UserWarning, match="column 'x' holds 40 different numbers") as caught:
+        read_stimuli(table)
+    assert len(caught) == 1

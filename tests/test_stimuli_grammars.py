@@ -129,8 +129,30 @@ def test_lexicon_argument_and_bundled_lexicon(tmp_path: Path) -> None:
     path.write_text("%column subj_GEN = subj.GEN\nS -> PropN[ROLE=subj] VI[AGR=3sg]\n")
     with pytest.raises(InputError, match="line 2"):  # nltk's notation wants '3sg' in quotes
         generate_stimuli(path)
-    path.write_text("%column subj_GEN = subj.GEN\nS -> PropN[ROLE=subj] VI[AGR='3sg']\n")
+    rules = "%column subj_GEN = subj.GEN\nS -> PropN[ROLE=subj] VI[AGR='3sg']\n"
+    path.write_text("%lexicon bundled\n" + rules)
     assert table(generate_stimuli(path))["Mary plays"] == "f"
+    path.write_text(rules)
+    with pytest.raises(InputError, match="'PropN': .* the grammar, without %lexicon, has no words"):
+        generate_stimuli(path)
+
+
+def test_a_grammar_of_its_own_words_takes_no_others(tmp_path: Path) -> None:
+    """Not the bundled ones of a class that happens to have the same name."""
+    rules = """
+        %column number = n.NUM
+        S -> Det[NUM=?x] N[ROLE=n, NUM=?x]
+        Det[NUM=sg] -> 'this'
+        Det[NUM=pl] -> 'these'
+        N[NUM=sg] -> 'dog'
+        N[NUM=sg] -> 'cat'
+        N[NUM=pl] -> 'dogs'
+        N[NUM=pl] -> 'cats'
+    """
+    path = tmp_path / "own.fcfg"
+    path.write_text("\n".join(line.strip() for line in rules.splitlines()))
+    stimuli = generate_stimuli(path)
+    assert stimuli["text"].values.tolist() == ["this dog", "this cat", "these dogs", "these cats"]
 
 
 def test_continued_lines_and_line_numbers(tmp_path: Path) -> None:

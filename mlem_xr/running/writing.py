@@ -1,10 +1,12 @@
 """Files and folders that appear whole or not at all."""
 
+import csv
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import pandas as pd
@@ -13,6 +15,9 @@ from mlem_xr.schema import InputError
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 """Endings of the tables that can be written and read."""
+
+Quoting = Literal[0, 1, 2, 3]
+"""What of a CSV is quoted, as the module csv numbers it."""
 
 NO_PYARROW = 'a .parquet file needs pyarrow: pip install "mlem_xr[parquet]"'
 
@@ -88,7 +93,11 @@ def write_table(table: pd.DataFrame, path: str | PathLike[str]) -> None:
         ...
     mlem_xr.schema.InputError: path: table.doc; expected .csv, .csv.gz or .parquet
     """
-    path = check_path(path, TABLES)
+    write_quoted(table, check_path(path, TABLES), csv.QUOTE_MINIMAL)
+
+
+def write_quoted(table: pd.DataFrame, path: Path, quoting: Quoting) -> None:
+    """Write a table to a path that was checked, with the `quoting` of the module csv."""
     try:
         with whole(path) as unfinished:
             if path.suffix == ".parquet":
@@ -96,7 +105,7 @@ def write_table(table: pd.DataFrame, path: str | PathLike[str]) -> None:
             else:
                 # Without the time, equal tables make equal files.
                 packed = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
-                table.to_csv(unfinished, index=False, compression=packed)
+                table.to_csv(unfinished, index=False, compression=packed, quoting=quoting)
     except ImportError as error:
         raise InputError(f"path: {NO_PYARROW}") from error
     except (OSError, ValueError, TypeError) as error:

@@ -1,16 +1,25 @@
 """Stimulus tables in files."""
 
+import csv
+import warnings
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from io import StringIO
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import xarray as xr
 
-from mlem_xr.running.writing import NO_PYARROW, TABLES, write_table
-from mlem_xr.schema import InputError, check_features
+from mlem_xr.running.writing import NO_PYARROW, TABLES, Quoting, check_path, write_quoted
+from mlem_xr.schema import InputError, check_features, warn
 from mlem_xr.stimuli.generate import generate_stimuli, list_stimuli
 from mlem_xr.stimuli.table import from_dataframe, to_dataframe
+
+_QUOTINGS: tuple[Quoting, ...] = (csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC)
+"""Of text that holds commas and quotes alone, and of all text."""
 
 
 def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.Dataset:
@@ -48,6 +57,8 @@ def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.
     >>> stimuli.sizes["sentence"], stimuli.attrs["features"][-2:]
     (522, ['sentence_TENSE', 'verb_ZIPF'])
     """
+    if not isinstance(source, pd.DataFrame | xr.Dataset) and hasattr(source, "to_pandas"):
+        source = source.to_pandas()
     if isinstance(source, pd.DataFrame):
         return from_dataframe(source, name="stimuli")
     if isinstance(source, xr.Dataset):
@@ -77,7 +88,8 @@ def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
     Raises
     ------
     InputError
-        If the ending is unknown, or the file cannot be written; nothing is left half-written.
+        If the ending is unknown, a CSV file would not give the same stimuli again, or the file
+        cannot be written; nothing is left half-written.
 
     Examples
     --------
@@ -88,7 +100,38 @@ def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
     ...     read_stimuli(f"{folder}/sentences.csv").equals(stimuli)
     True
     """
-    write_table(to_dataframe(_check_dataset(stimuli)), path)
+    path = check_path(path, TABLES)
+    table = to_dataframe(checked := _check_dataset(stimuli))
+    write_quoted(table, path, _quoting(table, checked) if path.suffix != ".parquet" else 0)
+
+
+def _quoting(table: pd.DataFrame, stimuli: xr.Dataset) -> Quoting:
+    """Return the quoting with which a CSV file gives the same stimuli when it is read again.
+
+    A CSV file knows neither types nor the difference between an empty string and nothing.
+    """
+    changed: list[str] = []
+    for quoting in _QUOTINGS:
+        again = _read_again(table, quoting)
+        if again is None:
+            continue
+        if again.attrs["stimuli_hash"] == stimuli.attrs["stimuli_hash"]:
+            return quoting
+        names = [name for name in ("text", *stimuli.attrs["features"]) if name in again]
+        changed = [name for name in names if not again[name].equals(stimuli[name])]
+    raise InputError(
+        f"path: a CSV file would not keep {', '.join(map(repr, changed)) or 'the table'} as it is "
+        "(text that looks like a number, an empty string, mixed types); expected .parquet"
+    )
+
+
+def _read_again(table: pd.DataFrame, quoting: Quoting) -> xr.Dataset | None:
+    """Return the stimuli that a CSV file of a table gives; None if it cannot be read."""
+    text = table.to_csv(index=False, quoting=quoting)
+    with warnings.catch_warnings(), suppress(ValueError):
+        warnings.simplefilter("ignore")
+        return from_dataframe(_read_csv(lambda: StringIO(text, newline="")), name="")
+    return None
 
 
 def _check_dataset(stimuli: xr.Dataset) -> xr.Dataset:
@@ -116,7 +159,9 @@ def _read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"stimuli: no file {str(path)!r}; {bundled}")
     try:
-        return pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+        if suffix == ".parquet":
+            return pd.read_parquet(path)
+        return _read_csv(lambda: path)
     except ImportError as error:
         raise InputError(f"stimuli: {NO_PYARROW}") from error
     # The libraries behind these raise exceptions of their own, mostly subclasses of ValueError.
@@ -126,13 +171,41 @@ def _read_table(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(source: Callable[[], Any]) -> pd.DataFrame:
+    """Read a CSV from what `source` gives each time; types are decided over whole columns."""
     # pandas would rename the second of two columns of one name.
-    header = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
+    header = pd.read_csv(source(), header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
     if header.duplicated().any():
         raise ValueError(f"column {header[header.duplicated()].iloc[0]!r} is named twice")
-    table = pd.read_csv(path, dtype={"sentence": str}, keep_default_na=False, na_values=[""])
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "low_memory": False}
+    table = pd.read_csv(source(), dtype={"sentence": str}, **options)
     # pandas takes surplus cells for an index, which would shift every column.
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError("more cells than columns; put sentences that hold commas in quotes")
-    return table
+    if len(header) == 1 and ";" in header.iloc[0]:
+        raise ValueError("one column, with semicolons; expected commas between the cells")
+    for name in table.columns.drop("sentence", errors="ignore"):
+        table[name] = _without_na(table[name])
+    return _without_row_numbers(table, header)
+
+
+def _without_na(column: pd.Series) -> pd.Series:
+    """Turn a column of numbers and of R's `NA` into numbers."""
+    if not (column == "NA").any():
+        return column
+    numbers = pd.to_numeric(column.where(column != "NA"), errors="coerce")
+    if numbers.isna().sum() > (column.isna() | (column == "NA")).sum() or numbers.isna().all():
+        return column
+    warn(f"stimuli: 'NA' in the numbers of column {column.name!r} is undefined")
+    return numbers
+
+
+def _without_row_numbers(table: pd.DataFrame, header: pd.Series) -> pd.DataFrame:
+    """Leave out a first column without a name that numbers the rows, as many programs write it."""
+    if header.iloc[0] != "":
+        return table
+    first = table.iloc[:, 0].tolist()
+    if first not in (list(range(len(table))), list(range(1, len(table) + 1))):
+        raise ValueError("the first column has no name")
+    warn("stimuli: the first column, without a name, numbers the rows and is left out")
+    return table.iloc[:, 1:]

@@ -79,7 +79,7 @@ def generate_stimuli(
     """
     grammar = read_grammar(_find(source))
     path = grammar.lexicon if lexicon is None else Path(lexicon)
-    words = select_words(read_lexicon(path), words_per_class)
+    words = select_words([] if path is None else read_lexicon(path), words_per_class)
     if grammar.reads("ZIPF"):
         words = add_frequencies(words, grammar.language)
     rules = by_symbol(grammar, words)

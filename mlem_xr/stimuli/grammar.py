@@ -27,7 +27,7 @@ class Grammar:
     columns: dict[str, Expression] = field(default_factory=dict)
     filters: list[Expression] = field(default_factory=list)
     distinct: dict[str, str] = field(default_factory=dict)
-    lexicon: Path = GRAMMARS / "lexicon.csv"
+    lexicon: Path | None = None
     language: str = "en"
 
     def reads(self, feature: str) -> bool:
@@ -70,7 +70,7 @@ def by_symbol(grammar: Grammar, words: list[Rule]) -> dict[str, list[Rule]]:
     return rules
 
 
-def check_grammar(grammar: Grammar, rules: Rules, lexicon: Path) -> None:
+def check_grammar(grammar: Grammar, rules: Rules, lexicon: Path | None) -> None:
     """Check that a grammar fits a lexicon; `rules` are those of both, by symbol.
 
     Undefined symbols, categories that nothing matches, and features that are used and never set are
@@ -87,17 +87,22 @@ def check_grammar(grammar: Grammar, rules: Rules, lexicon: Path) -> None:
     for symbol, where in grammar.distinct.items():
         if symbol not in words:
             raise InputError(
-                f"{where}: undefined word class {symbol!r}; {lexicon} has: {', '.join(words)}"
+                f"{where}: undefined word class {symbol!r}; "
+                f"{_named(lexicon)} has: {', '.join(words)}"
             )
     _check_features(grammar, rules)
 
 
-def _check_category(category: Category, rule: Rule, rules: Rules, lexicon: Path) -> None:
+def _named(lexicon: Path | None) -> str:
+    return "the grammar, without %lexicon," if lexicon is None else str(lexicon)
+
+
+def _check_category(category: Category, rule: Rule, rules: Rules, lexicon: Path | None) -> None:
     expansions = rules.get(category.symbol)
     if not expansions:
         raise InputError(
             f"{rule.where}: undefined symbol {category.symbol!r}: no rule expands it, and "
-            f"{lexicon} has no words of that class"
+            f"{_named(lexicon)} has no words of that class"
         )
     constants = _constants(category.features)
     if all(unify(constants, other.category.features, {}) is None for other in expansions):
@@ -168,7 +173,8 @@ def _read_directive(grammar: Grammar, text: str, where: str) -> None:
     elif directive == "distinct":
         grammar.distinct |= dict.fromkeys(rest.split(), where)
     elif directive == "lexicon":
-        grammar.lexicon = grammar.path.parent / rest
+        bundled = rest == "bundled"
+        grammar.lexicon = GRAMMARS / "lexicon.csv" if bundled else grammar.path.parent / rest
     else:
         setattr(grammar, directive, rest)
 

@@ -19,17 +19,22 @@ from mlem_xr.schema import (
     warn,
 )
 
+_MOST_LEVELS = 20
+"""Different numbers of a feature that is a measurement rather than a class."""
+
 _LONGEST_NAME = 200
 """Bytes of a feature's name; file systems have a limit of 255."""
 
 
 def from_dataframe(table: pd.DataFrame, *, name: str) -> xr.Dataset:
     """Check a table and turn it into stimuli, as `read_stimuli` returns them."""
-    features = [str(column) for column in table.columns if column != "sentence"]
+    table = table.set_axis([str(column) for column in table.columns], axis=1)
+    features = [column for column in table.columns if column != "sentence"]
     _check_table(table, features)
     coordinates = {"text": ("sentence", table["sentence"].astype(object).to_numpy())}
     for feature in features:
-        coordinates[feature] = ("sentence", _plain_values(table[feature]))
+        coordinates[feature] = ("sentence", values := _plain_values(table[feature]))
+        _warn_of_continuous(feature, values)
     stimuli = xr.Dataset(coords={"sentence": np.arange(len(table)), **coordinates})
     stimuli.attrs = {"stimuli": name, "features": features}
     stimuli.attrs["stimuli_hash"] = stimuli_hash(stimuli)
@@ -118,17 +123,44 @@ def _check_table(table: pd.DataFrame, features: list[str]) -> None:
     if len(table) < MIN_SENTENCES:
         raise InputError(f"stimuli: {len(table)} sentences; expected at least {MIN_SENTENCES}")
     text = table["sentence"]
-    empty = text.isna() | (text.astype(str).str.strip() == "")
-    if empty.any():
-        raise InputError(f"stimuli: the sentence in row {int(np.argmax(empty)) + 1} is empty")
+    for row, sentence in enumerate(text, 1):
+        _check_sentence(row, sentence)
     repeated = int(text.duplicated().sum())
     if repeated:
         example = text[text.duplicated()].iloc[0]
         warn(f"stimuli: {repeated} sentences repeat an earlier one, for example {example!r}")
 
 
+def _warn_of_continuous(feature: str, values: np.ndarray) -> None:
+    n_levels = len(np.unique(values[~np.isnan(values)])) if values.dtype == np.float64 else 0
+    if n_levels > _MOST_LEVELS:
+        warn(
+            f"stimuli: column {feature!r} holds {n_levels} different numbers; two sentences differ "
+            "in it or not, however far apart they are: put them into a few classes"
+        )
+
+
+def _check_sentence(row: int, sentence: Any) -> None:
+    if sentence is None or sentence is pd.NA or sentence != sentence:
+        raise InputError(f"stimuli: the sentence in row {row} is empty")
+    if not isinstance(sentence, str):
+        found = textwrap.shorten(repr(sentence), 80)
+        raise InputError(f"stimuli: the sentence in row {row} is {found}; expected text")
+    if not sentence.strip():
+        raise InputError(f"stimuli: the sentence in row {row} is empty")
+    try:
+        sentence.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"stimuli: the sentence in row {row} is no text: {error}") from error
+
+
 def _plain_values(column: pd.Series) -> np.ndarray:
     """Values of a column as bool, int64, float64 or object (strings, mixed)."""
+    if pd.api.types.is_complex_dtype(column):
+        raise InputError(
+            f"stimuli: column {column.name!r} holds complex numbers; "
+            "expected booleans, numbers or strings"
+        )
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
     column = column.infer_objects()
