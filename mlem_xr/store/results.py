@@ -78,8 +78,9 @@ def save_results(
     """
     status = write_results(result, store, refresh=refresh, progress=progress)
     counts = {name: int((status["status"] == name).sum()) for name in _STATUSES}
-    found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    found = found.replace(" ", " representations ", 1)
+    first, *others = ((name, count) for name, count in counts.items() if count)
+    noun = "representation" if first[1] == 1 else "representations"
+    found = ", ".join([f"{first[1]} {noun} {first[0]}", *(f"{n} {name}" for name, n in others)])
     say(f"{result.attrs['analysis']}: {found}", shown=progress)
     path = store_of(result, store)
     if not is_saved(path, result.attrs):
