@@ -317,6 +317,9 @@ def test_saving_says_in_one_line_what_was_done(store, capfd):
     part = mx.save_results(result.sel(layer=2, model="toy", seed=[1]), progress=False)
     assert dict(part.sizes) == dict(result.sel(layer=2, model="toy", seed=[1]).sizes)
     assert capfd.readouterr().err == ""
+    mx.save_results(result.sel(layer=[2], model=["toy"], seed=[1], pooling=["mean"]))
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line == "multivariate_importance: 1 representation skipped"
     detail = mx.list_results(store, detail=True)
     assert detail["status"].value_counts().to_dict() == {"current": 18, "not recorded": 6}
     write(store, layers(9), seed=1, overwrite=True)

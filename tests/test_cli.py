@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,19 @@ def test_the_command_line_has_the_defaults_of_the_library(folder):
     provenance = json.loads(mx.open_store(folder / "s.zarr")["provenance"].item())
     default = inspect.signature(mx.record).parameters["add_special_tokens"].default
     assert provenance["tokenizer"]["add_special_tokens"] == default
+
+
+def test_the_tokenizer_may_be_elsewhere(folder, tmp_path):
+    network, other = tmp_path / "network", tmp_path / "tokenizer"
+    shutil.copytree(folder / "network", network)
+    other.mkdir()
+    for file in network.glob("*token*"):
+        file.rename(other / file.name)
+    options = ("sentences.csv", "--model", network, "--store", tmp_path / "t.zarr")
+    assert "has no tokenizer" in fails("record", *options, cwd=folder)
+    run("record", *options, "--tokenizer", other, cwd=folder)
+    expected = mx.open_store(folder / "s.zarr")["activation"]
+    np.testing.assert_array_equal(mx.open_store(tmp_path / "t.zarr")["activation"], expected)
 
 
 def test_a_second_recording_is_skipped(folder):

@@ -60,6 +60,7 @@ def stimuli(
     default=True,
     help="Add the tokenizer's special tokens.",
 )
+@click.option("--tokenizer", help="Hub name or folder of the tokenizer, if not beside the weights.")
 @click.option("--device", help="cpu, cuda, ...")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Sentences per batch.")
 @click.option("--overwrite", is_flag=True, help="Record again.")
@@ -77,6 +78,7 @@ def record(source: str, weights: str | None, special_tokens: bool, **given: Any)
             pooling=given["pooling"] or POOLINGS,
             layer=given["layer"] or None,
             add_special_tokens=special_tokens,
+            tokenizer=given["tokenizer"],
             device=given["device"],
             batch_size=given["batch_size"],
             overwrite=given["overwrite"],

@@ -77,10 +77,7 @@ def save_results(
     mlem_xr.schema.InputError: result: no attribute 'analysis'; expected what an analysis returned
     """
     status = write_results(result, store, refresh=refresh, progress=progress)
-    counts = {name: int((status["status"] == name).sum()) for name in _STATUSES}
-    first, *others = ((name, count) for name, count in counts.items() if count)
-    noun = "representation" if first[1] == 1 else "representations"
-    found = ", ".join([f"{first[1]} {noun} {first[0]}", *(f"{n} {name}" for name, n in others)])
+    found = _counted(status["status"])
     say(f"{result.attrs['analysis']}: {found}", shown=progress)
     path = store_of(result, store)
     if not is_saved(path, result.attrs):
@@ -193,6 +190,14 @@ def list_results(store: str | Path, *, detail: bool = False) -> pd.DataFrame:
             rows.append(row | counts)
     more = [*REPRESENTATION, "status"] if detail else ["version", "saved", "current", "stale"]
     return pd.DataFrame(rows, columns=["analysis", "settings", *more])
+
+
+def _counted(status: pd.Series) -> str:
+    """Say how many representations there are of each status."""
+    counts = {name: int((status == name).sum()) for name in _STATUSES}
+    found = [f"{count} {name}" for name, count in counts.items() if count] or ["0 computed"]
+    noun = "representation" if found[0].startswith("1 ") else "representations"
+    return ", ".join(found).replace(" ", f" {noun} ", 1)
 
 
 def _usual(activations: xr.Dataset) -> dict[str, Any]:
