@@ -189,13 +189,21 @@ def test_the_texts_of_a_network_of_texts_and_images(tmp_path, recorded):
     assert found.shape == (2, 11, 16)
 
 
-@pytest.mark.parametrize("kind", ["Canine", "ViT"])
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+NO_ENCODERS = {
+    "Canine": SMALL | {"intermediate_size": 32},
+    "ViT": SMALL | {"intermediate_size": 32},
+    "Whisper": {"vocab_size": 120, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2}
+    | {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("kind", NO_ENCODERS)
 def test_networks_that_are_no_encoders_of_sentences_are_named(tmp_path, recorded, kind):
-    config = getattr(transformers, f"{kind}Config")(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-    )
+    config = getattr(transformers, f"{kind}Config")(**NO_ENCODERS[kind])
     folder = networks.save(tmp_path / "net", config, networks.word_pieces())
-    with pytest.raises(InputError, match=f"net', a {kind}Model, .*; expected (one vector|an enc)"):
+    message = rf"net', a {kind}(Model|Encoder), .*; expected (one vector|an encoder)"
+    with pytest.raises(InputError, match=message):
         recorded(folder)
     assert not (tmp_path / "store.zarr").exists()
 

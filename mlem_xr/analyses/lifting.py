@@ -157,7 +157,7 @@ def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
     for where in np.ndindex(names.shape):
         own = {name: a if name in call.shared else a[where] for name, a in given.items()}
         _explain(own, str(names[where]), call, packed[where])
-        # A block may hold a few of the units; those of other networks are NaN.
+        # Where tasks cut the units, a block says nothing of the whole representation.
         if "activation" in own and not call.along and _is_constant(own["activation"]):
             constant.append(str(names[where]))
     if constant:

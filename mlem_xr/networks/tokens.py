@@ -141,10 +141,9 @@ def _most_tokens(model: Any, tokenizer: Any) -> int:
 def _n_embeddings(model: Any) -> int | None:
     """Count the embeddings of tokens; None for networks that have no table of them."""
     try:
-        weight = getattr(model.get_input_embeddings(), "weight", None)
+        return getattr(model.get_input_embeddings(), "num_embeddings", None)
     except (AttributeError, NotImplementedError):
         return None
-    return None if weight is None else len(weight)
 
 
 def _has_token_types(model: Any) -> bool:
