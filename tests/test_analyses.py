@@ -85,6 +85,8 @@ def test_a_record_makes_a_labeled_result(activations):
         own = activations["activation"].isel(sentence=values == values[0]).mean("sentence")
         found = result["mean"].sel(feature=feature, drop=True)
         xr.testing.assert_allclose(found, 2 * own.astype(float), rtol=1e-5)
+        above = result["above"].sel(feature=feature, drop=True)
+        np.testing.assert_array_equal(above, own > 0)
     assert result.attrs["settings"] == {
         **{"level": 0, "factor": 2.0, "spread": True},
         "features": ["number", "animate"],
@@ -341,6 +343,10 @@ def test_a_result_of_stale_results_is_not_saved_as_one_of_the_new_activations(st
     assert save(best) == {"computed": 12, "not available": 6, "not recorded": 6}
     part = best.sel(model="toy", seed=1)
     assert save(part) == {"not available": 6}
+    # A label that a selection turned into a scalar is one that the marks lack.
+    fresh = best.sel(model="toy", seed=0, layer=2)
+    assert save(fresh) == {"skipped": 2}
+    assert save(best.sel(layer=2)) == {"skipped": 4, "not available": 2, "not recorded": 2}
 
 
 def test_results_are_plain_zarr(store):
