@@ -89,6 +89,13 @@ def check_integer(argument: str, value: Any, *, at_least: int = 0, below: int | 
     return int(value)
 
 
+def check_bool(argument: str, value: Any) -> bool:
+    """Return `value` if it is True or False, and nothing that merely counts as one."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{argument}: found {value!r}; expected True or False")
+    return bool(value)
+
+
 def check_model(model: Any) -> str:
     """Return the label of a network, which must be a word."""
     if not isinstance(model, str) or not model.strip() or "\0" in model:

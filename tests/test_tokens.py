@@ -96,7 +96,7 @@ def test_truncation_in_the_file_does_not_matter(tmp_path):
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=9)
     tokenizer.save(str(folder / "tokenizer.json"))
-    found = load_tokenizer(str(folder), None, networks.SENTENCES)
+    found = load_tokenizer(str(folder), {}, networks.SENTENCES, False)
     model = transformers.AutoModel.from_pretrained(folder)
     options = {"add_special_tokens": True, "source": "net"}
     tokens = encode(found, model, networks.SENTENCES, **options)
@@ -202,7 +202,7 @@ NO_ENCODERS = {
 def test_networks_that_are_no_encoders_of_sentences_are_named(tmp_path, recorded, kind):
     config = getattr(transformers, f"{kind}Config")(**NO_ENCODERS[kind])
     folder = networks.save(tmp_path / "net", config, networks.word_pieces())
-    message = rf"net', a {kind}(Model|Encoder), .*; expected (one vector|an encoder)"
+    message = rf"net' \({kind}(Model|Encoder)\b.*; expected (one vector|an encoder)"
     with pytest.raises(InputError, match=message):
         recorded(folder)
     assert not (tmp_path / "store.zarr").exists()
@@ -214,7 +214,7 @@ def test_no_code_of_a_folder_runs(tmp_path, recorded):
     config |= {"model_type": "custom", "auto_map": {"AutoConfig": "code.Config"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(InputError, match="model: cannot load"):
+    with pytest.raises(InputError, match="brings code of its own, 'code.py', which is not"):
         recorded(folder)
 
 

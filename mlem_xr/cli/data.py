@@ -61,6 +61,9 @@ def stimuli(
     help="Add the tokenizer's special tokens.",
 )
 @click.option("--tokenizer", help="Hub name or folder of the tokenizer, if not beside the weights.")
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Run the code that a network brings; read it first."
+)
 @click.option("--device", help="cpu, cuda, ...")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Sentences per batch.")
 @click.option("--overwrite", is_flag=True, help="Record again.")
@@ -79,6 +82,7 @@ def record(source: str, weights: str | None, special_tokens: bool, **given: Any)
             layer=given["layer"] or None,
             add_special_tokens=special_tokens,
             tokenizer=given["tokenizer"],
+            trust_remote_code=given["trust_remote_code"],
             device=given["device"],
             batch_size=given["batch_size"],
             overwrite=given["overwrite"],

@@ -3,16 +3,12 @@
 torch and transformers are imported only where a network runs.
 """
 
-import hashlib
-import importlib.metadata
-import json
+import inspect
 import logging
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,16 +16,19 @@ import xarray as xr
 
 from mlem_xr.kernels.distances import is_constant
 from mlem_xr.networks.checkpoints import Checkpoint, resolve_all
+from mlem_xr.networks.loading import Network, first_line, lacking, load
 from mlem_xr.networks.pooling import pool
-from mlem_xr.networks.tokens import Tokens, encode, load_tokenizer
 from mlem_xr.running.progress import progress_bar
-from mlem_xr.schema import POOLINGS, InputError, check_integer, choose, several, warn
+from mlem_xr.schema import POOLINGS, InputError, check_bool, check_integer, choose, several, warn
 from mlem_xr.stimuli import read_stimuli
 from mlem_xr.store import activations as stored
 from mlem_xr.store.address import store_path
 
-VERSIONS = ("mlem_xr", "torch", "transformers", "numpy")
-"""Packages whose versions are stored with each checkpoint."""
+_CLOSE = 1e-4
+"""Relative difference up to which activations in a batch are those alone, but for rounding."""
+
+Inputs = dict[str, list[list[int]]]
+"""Name of an input to the tokens of each sentence, neither padded nor truncated."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +46,7 @@ def record(
     layer: int | Iterable[int] | None = None,
     add_special_tokens: bool = True,
     tokenizer: str | Path | None = None,
+    trust_remote_code: bool = False,
     device: str | None = None,
     batch_size: int = 64,
     overwrite: bool = False,
@@ -78,6 +78,9 @@ def record(
         Whether the tokenizer adds the tokens that the network was trained with, such as `[CLS]`.
     tokenizer : str or Path, optional
         Hub name or folder of the tokenizer; by default the tokenizer beside the weights.
+    trust_remote_code : bool
+        Run the code that a folder or a repository on the hub brings for its network or tokenizer.
+        It can do whatever you can: read it first.
     device : str, optional
         A torch device such as `"cpu"` or `"cuda:1"`; None: the GPU if there is one.
     batch_size : int
@@ -124,6 +127,7 @@ def record(
     layers = None if layer is None else [check_integer("layer", v) for v in several("layer", layer)]
     seeds, steps = several("seed", seed), several("step", step)
     check_integer("batch_size", batch_size, at_least=1)
+    trust_remote_code = check_bool("trust_remote_code", trust_remote_code)
     sentences = stimuli["text"].values.tolist()
     checkpoints = resolve_all(model, seeds, steps, source=source, revision=revision)
     if store.exists():
@@ -137,7 +141,7 @@ def record(
     for checkpoint, status in zip(checkpoints, statuses, strict=True):
         if status == "skipped":
             asked = {"source": _text(tokenizer), "add_special_tokens": add_special_tokens}
-            _check_skipped(store, checkpoint, asked, poolings, layers)
+            _check_skipped(store, checkpoint, asked, trust_remote_code, poolings, layers)
             logger.info("skipped %s: %s holds it already", checkpoint, store)
     total = statuses.count("recorded") * stimuli.sizes["sentence"]
     with progress_bar("record", total, unit="sentences", shown=progress and total > 0) as bar:
@@ -150,7 +154,13 @@ def record(
                 bar.update(stimuli.sizes["sentence"])
                 continue
             bar.set_postfix_str(str(checkpoint))
-            network, tokens = _prepare(checkpoint, sentences, device, tokenizer, add_special_tokens)
+            network, tokens = load(
+                *(checkpoint, sentences),
+                tokenizer=_text(tokenizer),
+                add_special_tokens=add_special_tokens,
+                trust_remote_code=trust_remote_code,
+                device=device,
+            )
             activation = _run(network, tokens.inputs, poolings, layers, batch_size, bar.update)
             stored.create_store(stimuli, store, pooling=poolings)
             stored.write_checkpoint(
@@ -172,6 +182,7 @@ def _check_skipped(
     store: Path,
     checkpoint: Checkpoint,
     tokenizer: dict[str, Any],
+    trust_remote_code: bool,
     poolings: list[str],
     layers: list[int] | None,
 ) -> None:
@@ -183,6 +194,7 @@ def _check_skipped(
         found.get("source") == checkpoint.source
         and found.get("revision") == checkpoint.revision
         and {name: tokens.get(name) for name in tokenizer} == tokenizer
+        and (not found.get("own_code") or found.get("trust_remote_code") == trust_remote_code)
         and set(poolings) <= set(found.get("pooling", poolings))
         and (held is None or (layers is not None and set(layers) <= set(held)))
     )
@@ -190,89 +202,15 @@ def _check_skipped(
         raise InputError(
             f"model: {checkpoint} is recorded from {found.get('source')!r} with other options "
             f"(poolings {found.get('pooling')}, layers {held or 'all'}, special tokens "
-            f"{tokens.get('add_special_tokens')}, tokenizer {tokens.get('source') or 'its own'}); "
+            f"{tokens.get('add_special_tokens')}, tokenizer {tokens.get('source') or 'its own'}, "
+            f"trust_remote_code {found.get('trust_remote_code', False)}); "
             "expected the same, another `model` label with `source=`, or overwrite=True"
         )
 
 
-_Inputs = dict[str, list[list[int]]]
-"""Name of an input to the tokens of each sentence, neither padded nor truncated."""
-
-
-class _Network(NamedTuple):
-    checkpoint: Checkpoint
-    model: Any
-    missing: list[str]
-    provenance: dict[str, Any]
-
-
-def _prepare(
-    checkpoint: Checkpoint,
-    sentences: list[str],
-    device: str | None,
-    tokenizer: str | Path | None,
-    add_special_tokens: bool,
-) -> tuple[_Network, Tokens]:
-    """Load a tokenizer, then the network, and encode the sentences for it."""
-    _, transformers = _import_models()
-    source = _text(tokenizer) or checkpoint.source
-    revision = None if tokenizer else checkpoint.revision
-    with _loading(source, revision, "a tokenizer"), _quiet(transformers):
-        found = load_tokenizer(source, revision, sentences)
-    network = _load(checkpoint, device)
-    with _loading(source, revision, "a tokenizer"), _quiet(transformers):
-        tokens = encode(
-            *(found, network.model, sentences),
-            add_special_tokens=add_special_tokens,
-            source=source,
-        )
-    return network, tokens
-
-
-def _load(checkpoint: Checkpoint, device: str | None) -> _Network:
-    torch, transformers = _import_models()
-    place = _place(torch, device)
-    where = {"revision": checkpoint.revision} if checkpoint.revision else {}
-    with _loading(checkpoint.source, checkpoint.revision, "a network"), _quiet(transformers):
-        config = transformers.AutoConfig.from_pretrained(
-            checkpoint.source, trust_remote_code=False, **where
-        )
-        settings, _ = type(config).get_config_dict(checkpoint.source, **where)
-        model, report = transformers.AutoModel.from_pretrained(
-            checkpoint.source,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            trust_remote_code=False,
-            **where,
-        )
-    missing = sorted(report["missing_keys"])
-    for name, weights in model.state_dict().items():
-        # They hold random numbers now, which must not pass for trained weights.
-        if name in missing and weights.is_floating_point():
-            weights.fill_(torch.nan)
-    provenance = {
-        "source": checkpoint.source,
-        "revision": checkpoint.revision,
-        "commit": getattr(config, "_commit_hash", None),
-        "configuration_hash": _configuration_hash(settings),
-        "weights_hash": _weights_hash(model),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-        "device": str(place),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    # Decoders would keep the keys and values of all tokens, to go on from there.
-    model.config.use_cache = False
-    if config.is_encoder_decoder or (hasattr(model, "encoder") and hasattr(model, "decoder")):
-        model = model.get_encoder()
-    # Of a network of texts and images, what reads the texts.
-    model = getattr(model, "text_model", model)
-    return _Network(checkpoint, model.to(place).eval(), missing, provenance)
-
-
 def _run(
-    network: _Network,
-    inputs: _Inputs,
+    network: Network,
+    inputs: Inputs,
     pooling: Sequence[str],
     layers: Sequence[int] | None,
     batch_size: int,
@@ -282,15 +220,9 @@ def _run(
 
     Layers may be of different widths: units beyond that of a layer are NaN.
     """
-    import torch
-
     n_sentences = len(inputs["input_ids"])
     values = np.empty(0)
-    for rows in _batches(inputs, batch_size):
-        batch = {name: torch.tensor([tokens[i] for i in rows]) for name, tokens in inputs.items()}
-        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-        batch = {name: tensor.to(network.model.device) for name, tensor in batch.items()}
-        hidden = _forward(network, batch)
+    for rows, hidden in _states(network, inputs, batch_size):
         layers = range(1, len(hidden)) if layers is None else layers
         chosen = [hidden[choose("layer", layer, range(len(hidden)))] for layer in layers]
         if not values.size:
@@ -314,22 +246,19 @@ def _run(
     )
 
 
-def _check_finite(network: _Network, parts: dict[str, np.ndarray]) -> None:
+def _check_finite(network: Network, parts: dict[str, np.ndarray]) -> None:
     broken = next((name for name, part in parts.items() if not np.isfinite(part).all()), None)
     if broken is None:
         return
     if network.missing:
-        raise InputError(
-            f"model: {network.provenance['source']!r} lacks weights that its layers need: "
-            + textwrap.shorten(", ".join(network.missing), 200)
-        )
+        raise lacking(network.provenance["source"], network.missing)
     labels = ", ".join(f"{dim}={label}" for dim, label in network.checkpoint.labels.items())
     raise InputError(
         f"activation: NaN or infinite values in {labels}, {broken}; nothing was written"
     )
 
 
-def _warn_of_constant(network: _Network, parts: dict[str, np.ndarray]) -> None:
+def _warn_of_constant(network: Network, parts: dict[str, np.ndarray]) -> None:
     constant = [name for name, part in parts.items() if is_constant(part)]
     if constant:
         warn(
@@ -339,116 +268,95 @@ def _warn_of_constant(network: _Network, parts: dict[str, np.ndarray]) -> None:
         )
 
 
-def _forward(network: _Network, batch: dict[str, Any]) -> Sequence[Any]:
+def _states(
+    network: Network, inputs: Inputs, batch_size: int
+) -> Iterator[tuple[np.ndarray, Sequence[Any]]]:
+    """Yield the rows of a batch and their hidden states, until all sentences had their turn.
+
+    One sentence of the largest batch is run alone too: should a network mix over the sentences of a
+    batch, all are run alone; should it be random, it is refused.
+    """
+    first, *others = _batches(inputs, batch_size)
+    hidden = _forward(network, inputs, first)
+    alone = _forward(network, inputs, first[-1:])
+    if _are_close([states[-1:] for states in hidden], alone):
+        yield first, hidden
+    elif _are_close(_forward(network, inputs, first[-1:]), alone):
+        warn(
+            f"model: {network.checkpoint} gives a sentence other activations in a batch than "
+            "alone; every sentence is run alone"
+        )
+        others = _batches(inputs, 1)
+    else:
+        raise InputError(
+            f"model: {network.checkpoint} ({type(network.model).__name__}) gives the same "
+            "sentence other activations each time; expected a network without randomness"
+        )
+    yield from ((rows, _forward(network, inputs, rows)) for rows in others)
+
+
+def _are_close(found: Sequence[Any], expected: Sequence[Any]) -> bool:
+    """Whether the hidden states of all layers are the same, but for rounding."""
+    import torch
+
+    # What is not finite gets an error of its own.
+    pairs = [
+        (one.nan_to_num(), other.nan_to_num()) for one, other in zip(found, expected, strict=True)
+    ]
+    return all(
+        torch.allclose(one, other, rtol=_CLOSE, atol=_CLOSE * float(other.abs().median()))
+        for one, other in pairs
+    )
+
+
+def _forward(network: Network, inputs: Inputs, rows: np.ndarray) -> list[Any]:
     """Return the hidden states (sentence, token, unit) of all layers."""
     import torch
 
+    model = network.model
+    batch = {name: torch.tensor([tokens[i] for i in rows]) for name, tokens in inputs.items()}
+    shape = tuple(batch["input_ids"].shape)
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    taken = inspect.signature(model.forward).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        batch = {name: tensor for name, tensor in batch.items() if name in taken}
     try:
         with torch.inference_mode():
-            states = network.model(**batch, output_hidden_states=True).hidden_states
+            batch = {name: tensor.to(network.place) for name, tensor in batch.items()}
+            states = model(**batch, output_hidden_states=True).hidden_states
     except Exception as error:
-        kind = type(network.model).__name__
+        read = getattr(model, "main_input_name", "input_ids")
+        reads = "" if read == "input_ids" else f", which reads {read}"
         raise InputError(
-            f"model: {network.provenance['source']!r}, a {kind}, cannot take "
-            f"{' and '.join(batch)} of shape {tuple(batch['input_ids'].shape)}; expected an "
-            f"encoder or decoder of sentences ({type(error).__name__}: {_first_line(error)})"
+            f"model: {network.provenance['source']!r} ({type(model).__name__}{reads}) cannot take "
+            f"tokens of shape {shape}; expected an encoder or decoder of sentences "
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
-    shape = tuple(batch["input_ids"].shape)
-    if not states or any(tuple(layer.shape[:2]) != shape for layer in states):
-        found = [tuple(layer.shape) for layer in states or ()]
+    found = [tuple(getattr(layer, "shape", ())) for layer in states or ()]
+    if not found or any(len(one) < 3 or one[:2] != shape for one in found):
         raise InputError(
-            f"model: {network.provenance['source']!r}, a {type(network.model).__name__}, has "
-            f"hidden states of shapes {found}; expected one vector per token in every layer"
+            f"model: {network.provenance['source']!r} ({type(model).__name__}) has "
+            f"hidden states of shapes {textwrap.shorten(str(found), 200)} for {shape[1]} tokens; "
+            "expected one vector per token in every layer"
         )
-    return states
+    # Some networks keep several vectors for each token, side by side.
+    return [layer.flatten(2) for layer in states]
 
 
-def _batches(inputs: _Inputs, batch_size: int) -> Iterator[np.ndarray]:
-    """Cut the sentences into batches of equally long ones, the longest first.
+def _batches(inputs: Inputs, batch_size: int) -> list[np.ndarray]:
+    """Cut the sentences into batches of equally long ones: the largest batch, then the longest.
 
     Without padding a sentence has the activations that it has alone, in every network: some mix
-    over positions in spite of a mask. The longest come first, so that a lack of memory shows at
+    over positions in spite of a mask. The longest come early, so that a lack of memory shows at
     once.
     """
     length = np.array([len(tokens) for tokens in inputs["input_ids"]])
+    batches = []
     for n_tokens in np.unique(length)[::-1]:
         rows = np.flatnonzero(length == n_tokens)
-        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
-
-
-def _configuration_hash(settings: dict[str, Any]) -> str:
-    """Hash what config.json says, but for where it was saved and by which version."""
-    kept = {
-        name: value
-        for name, value in settings.items()
-        if not name.startswith("_") and name != "transformers_version"
-    }
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def _weights_hash(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, weights in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}".encode())
-        digest.update(weights.contiguous().numpy())
-    return digest.hexdigest()
-
-
-def _import_models() -> tuple[Any, Any]:
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            f'recording needs torch and transformers ({error}): pip install "mlem_xr[models]"'
-        ) from error
-    return torch, transformers
-
-
-def _place(torch: Any, device: str | None) -> Any:
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device: {device!r} cannot be used ({_first_line(error)}); "
-            "expected a torch device such as 'cpu' or 'cuda'"
-        ) from error
-    return place
-
-
-@contextmanager
-def _loading(source: str, revision: str | None, expected: str) -> Iterator[None]:
-    """Turn whatever transformers raises about a network into one error that names it."""
-    try:
-        yield
-    except (InputError, ImportError):
-        raise
-    except Exception as error:
-        of = f", revision {revision!r}" if revision else ""
-        raise InputError(
-            f"model: cannot load {source!r}{of}; expected a name on the Hugging Face hub or a "
-            f"folder with {expected} ({type(error).__name__}: {_first_line(error)})"
-        ) from error
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Silence the bars and reports of transformers, which would break up the progress bar."""
-    settings = transformers.utils.logging
-    verbosity, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
-    settings.set_verbosity_error()
-    settings.disable_progress_bar()
-    try:
-        yield
-    finally:
-        settings.set_verbosity(verbosity)
-        if bars:
-            settings.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
+        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    batches.insert(0, batches.pop(int(np.argmax([len(rows) for rows in batches]))))
+    return batches
 
 
 def _text(path: str | Path | None) -> str | None:

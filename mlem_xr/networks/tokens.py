@@ -4,6 +4,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlem_xr.networks.trust import check_own_code, names_of_code
 from mlem_xr.schema import InputError, warn
 
 _MOST_UNKNOWN = 0.5
@@ -22,17 +23,19 @@ class Tokens(NamedTuple):
     """Which tokenizer made them, and how they look."""
 
 
-def load_tokenizer(source: str, revision: str | None, sentences: list[str]) -> Any:
+def load_tokenizer(
+    source: str, where: dict[str, Any], sentences: list[str], trust_remote_code: bool
+) -> Any:
     """Load the tokenizer of a network, which gives the sentences the ids of its own files.
 
     transformers makes up an empty vocabulary where the files are missing, and for some types of
-    networks takes their usual tokenizer in place of the one that wrote `tokenizer.json`.
+    networks takes their usual tokenizer in place of the one that wrote `tokenizer.json`. `where`
+    is what it takes to find files: revision and the like.
     """
     import transformers
     from tokenizers import Tokenizer
 
-    where: dict[str, Any] = {"revision": revision} if revision else {}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+    tokenizer = _from_auto(source, where, trust_remote_code)
     _check_files(tokenizer, source, where)
     path = _file("tokenizer.json", source, where)
     if path is None:
@@ -88,6 +91,23 @@ def encode(
     )
 
 
+def _from_auto(source: str, where: dict[str, Any], trust_remote_code: bool) -> Any:
+    import transformers
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    own_code = names_of_code(get_tokenizer_config(source, **where).get("auto_map"))
+    load = transformers.AutoTokenizer.from_pretrained
+    try:
+        tokenizer = load(source, trust_remote_code=trust_remote_code, **where)
+    except Exception:
+        if own_code and not trust_remote_code:
+            check_own_code(source, own_code, known=False)
+        raise
+    if not trust_remote_code:
+        check_own_code(source, own_code, known=True)
+    return tokenizer
+
+
 def _ids(tokenizer: Any, sentences: list[str]) -> list[list[int]]:
     return tokenizer(sentences, add_special_tokens=False, verbose=False)["input_ids"]
 
@@ -109,7 +129,7 @@ def _file(name: str, source: str, where: dict[str, str]) -> str | None:
 
 def _check_files(tokenizer: Any, source: str, where: dict[str, str]) -> None:
     names = list(tokenizer.vocab_files_names.values())
-    if names and not any(_file(name, source, where) for name in names):
+    if names and not any(_file(name, source, where) for name in ["tokenizer.json", *names]):
         kind = "folder" if Path(source).is_dir() else "repository"
         raise InputError(
             f"model: the {kind} {source!r} has no tokenizer: none of {', '.join(sorted(names))}; "
@@ -148,8 +168,9 @@ def _n_embeddings(model: Any) -> int | None:
 
 def _has_token_types(model: Any) -> bool:
     # Without a table of their own, GPT-2 takes them for tokens and adds their embeddings.
-    names = [name for name, _ in model.named_parameters()]
-    return any("token_type" in name or "seg_embed" in name for name in names)
+    # TAPAS has one table for each of several types, and takes no others.
+    ends = ("token_type_embeddings.weight", "seg_embed")
+    return any(name.endswith(ends) for name, _ in model.named_parameters())
 
 
 def _share_of_unknown(tokenizer: Any, sentences: list[str], source: str) -> float:

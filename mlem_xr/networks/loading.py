@@ -1,0 +1,388 @@
+"""A checkpoint -> its network and its tokenizer, or an error that says what is wrong with them."""
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlem_xr.networks.checkpoints import Checkpoint
+from mlem_xr.networks.tokens import Tokens, encode, load_tokenizer
+from mlem_xr.networks.trust import check_own_code, names_of_code
+from mlem_xr.schema import InputError, listed, warn
+
+VERSIONS = ("mlem_xr", "torch", "transformers", "numpy")
+"""Packages whose versions are stored with each checkpoint."""
+
+_SECONDS_FOR_THE_HUB = 10
+"""How long to wait for a sign of life of the hub before only this machine is searched."""
+
+_CONSTANTS = ("num_batches_tracked", "position_ids", "token_type_ids", "position_index")
+"""Ends of the names of whole numbers that a network makes itself, should its files lack them."""
+
+_KINDS = {
+    "AutoModel": "MODEL_MAPPING",
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "AutoModelForMaskedLM": "MODEL_FOR_MASKED_LM_MAPPING",
+    "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+}
+"""Classes of transformers that load a network, and their tables of those that they know. All give
+the same hidden states, and networks need not be in every table."""
+
+
+class Network(NamedTuple):
+    """What reads the sentences."""
+
+    checkpoint: Checkpoint
+    model: Any
+    place: Any
+    """The torch device that it is on."""
+    missing: list[str]
+    """Weights that the files lack; they are NaN."""
+    provenance: dict[str, Any]
+
+
+class _Files(NamedTuple):
+    """A folder, or a repository on the hub, and what may be done with it."""
+
+    argument: str
+    source: str
+    revision: str | None
+    trust_remote_code: bool
+    unreachable: str | None = None
+    """Why the hub cannot be reached, where it is needed."""
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """What all loaders of transformers take, and those of single files too."""
+        revision = {"revision": self.revision} if self.revision else {}
+        return revision | ({"local_files_only": True} if self.unreachable else {})
+
+    def __str__(self) -> str:
+        return repr(self.source) + (f", revision {self.revision!r}" if self.revision else "")
+
+
+def load(
+    checkpoint: Checkpoint,
+    sentences: list[str],
+    *,
+    tokenizer: str | None,
+    add_special_tokens: bool,
+    trust_remote_code: bool,
+    device: str | None,
+) -> tuple[Network, Tokens]:
+    """Load a tokenizer, then the network, and encode the sentences for it."""
+    torch, transformers = _import_models()
+    place = _place(torch, device)
+    files = _find("model", checkpoint.source, checkpoint.revision, trust_remote_code)
+    others = _find("tokenizer", tokenizer, None, trust_remote_code) if tokenizer else files
+    with _loading(files, "a network"), _quiet(transformers):
+        settings = _settings(files)
+    with _loading(others, "a tokenizer"), _quiet(transformers):
+        found = load_tokenizer(others.source, others.where, sentences, trust_remote_code)
+    with _loading(files, "a network"), _quiet(transformers):
+        network = _load(checkpoint, files, settings, place)
+    with _loading(others, "a tokenizer"), _quiet(transformers):
+        tokens = encode(
+            *(found, network.model, sentences),
+            add_special_tokens=add_special_tokens,
+            source=others.source,
+        )
+    return network, tokens
+
+
+def _settings(files: _Files) -> dict[str, Any]:
+    """Return what config.json says; refuse a network that needs code which may not run."""
+    import transformers
+
+    settings, _ = transformers.PreTrainedConfig.get_config_dict(files.source, **files.where)
+    if not files.trust_remote_code:
+        # The table of types knows whether it has one, though mypy does not know that.
+        types: Any = transformers.CONFIG_MAPPING
+        known = settings.get("model_type") in types
+        check_own_code(files.source, names_of_code(settings.get("auto_map")), known=known)
+    return settings
+
+
+def _load(checkpoint: Checkpoint, files: _Files, settings: dict[str, Any], place: Any) -> Network:
+    import torch
+    import transformers
+
+    options = files.where | {"trust_remote_code": files.trust_remote_code}
+    config = transformers.AutoConfig.from_pretrained(files.source, **options)
+    whole, report = _kind(files, config).from_pretrained(
+        files.source,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
+    )
+    whole = whole.float()
+    part, model = _reader(whole)
+    missing = sorted(report["missing_keys"])
+    _check_shapes(files, report["mismatched_keys"])
+    _check_part(files, whole, part, missing)
+    _warn_of_unused(files, whole, report["unexpected_keys"])
+    _spoil(files, whole, part, missing)
+    for module in whole.modules():
+        # Decoders would keep the keys and values of all tokens, to go on from there.
+        if isinstance(getattr(module, "config", None), transformers.PreTrainedConfig):
+            module.config.use_cache = False
+    provenance = {
+        "source": checkpoint.source,
+        "revision": checkpoint.revision,
+        "commit": getattr(config, "_commit_hash", None),
+        "network": {"class": type(whole).__name__, "part": part},
+        "own_code": names_of_code(settings.get("auto_map")),
+        "trust_remote_code": files.trust_remote_code,
+        "configuration_hash": _configuration_hash(settings),
+        "weights_hash": _weights_hash(whole),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "device": str(place),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if not hasattr(model, "config"):
+        model.config = whole.config
+    return Network(checkpoint, model.to(place).eval(), place, missing, provenance)
+
+
+def _kind(files: _Files, config: Any) -> Any:
+    """Return the class of transformers that loads a network."""
+    import transformers
+
+    own = getattr(config, "auto_map", None) or {}
+    for name, table in _KINDS.items():
+        trusted = files.trust_remote_code and name in own
+        if trusted or type(config) in getattr(transformers, table):
+            return getattr(transformers, name)
+    raise InputError(
+        f"model: {files} is a network of type {config.model_type!r}, which is none that reads "
+        "sentences alone; expected an encoder or decoder of sentences"
+    )
+
+
+def _reader(whole: Any) -> tuple[str | None, Any]:
+    """Return the part of a network that reads sentences, and its name; None for the whole.
+
+    Of an encoder and a decoder it is the encoder; of a network of texts and images, what reads the
+    texts; without a head that makes words of the last layer.
+    """
+    import transformers
+
+    model = whole
+    if whole.config.is_encoder_decoder or (hasattr(whole, "encoder") and hasattr(whole, "decoder")):
+        encoder = whole.get_encoder()
+        if "input_ids" in inspect.signature(encoder.forward).parameters:
+            model = encoder
+    else:
+        text = whole.config.get_text_config()
+        parts = (p for p in whole.modules() if isinstance(p, transformers.PreTrainedModel))
+        model = next((part for part in parts if part.config is text), whole)
+        if model.get_output_embeddings() is not None:
+            model = model.base_model
+    name = next(name for name, module in whole.named_modules() if module is model)
+    return name or None, model
+
+
+def _spoil(files: _Files, whole: Any, part: str | None, missing: list[str]) -> None:
+    """Make NaN of weights that the files lack, which hold random numbers now.
+
+    What depends on them is NaN then, and does not pass for the activations of a trained network;
+    weights of a head that is not used do not matter.
+    """
+    import torch
+
+    for name, weights in whole.state_dict().items():
+        if name not in missing:
+            continue
+        if weights.is_floating_point():
+            weights.fill_(torch.nan)
+        elif name.startswith(part or "") and not name.endswith(_CONSTANTS):
+            raise lacking(files.source, [name])
+
+
+def lacking(source: str, missing: list[str]) -> InputError:
+    """Return the error that names weights which are not there."""
+    return InputError(
+        f"model: {source!r} lacks weights that its layers need: "
+        + textwrap.shorten(", ".join(missing), 200)
+    )
+
+
+def _check_shapes(files: _Files, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
+    wrong = [
+        f"{name} {tuple(found)} instead of {tuple(expected)}"
+        for name, found, expected in sorted(mismatched)
+    ]
+    if wrong:
+        raise InputError(
+            f"model: {files} has weights of other shapes than its config.json says: "
+            + textwrap.shorten("; ".join(wrong), 200)
+        )
+
+
+def _check_part(files: _Files, whole: Any, part: str | None, missing: list[str]) -> None:
+    """Refuse a network whose files lack all weights of the part that reads the sentences."""
+    needed = [name for name, _ in whole.named_parameters() if name.startswith(f"{part}.")]
+    if needed and set(needed) <= set(missing):
+        raise InputError(
+            f"model: {files} ({type(whole).__name__}) has no weights of its {part}, which reads "
+            "the sentences; expected the whole network, and not its decoder alone"
+        )
+
+
+def _warn_of_unused(files: _Files, whole: Any, unexpected: Iterable[str]) -> None:
+    """Warn of weights of further layers; those of a head are not needed."""
+
+    def any_layer(name: str) -> str:
+        return re.sub(r"\.\d+\.", ".0.", name)
+
+    known = {any_layer(name) for name in whole.state_dict() if re.search(r"\.\d+\.", name)}
+    prefix = f"{whole.base_model_prefix}."
+    unused = [n for n in sorted(unexpected) if any_layer(n).removeprefix(prefix) in known]
+    if unused:
+        warn(
+            f"model: {files} has weights of layers that its config.json does not have, which are "
+            f"not used: " + textwrap.shorten(", ".join(unused), 200)
+        )
+
+
+def _find(argument: str, source: str, revision: str | None, trust_remote_code: bool) -> _Files:
+    """Say where files are, and whether the hub can be asked for them.
+
+    transformers asks an unreachable hub for minutes, file by file; here it is asked once, and then
+    only this machine is searched.
+    """
+    files = _Files(argument, source, revision, trust_remote_code)
+    if Path(source).is_dir():
+        _check_folder(files)
+        return files
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise InputError(
+            f"{argument}: cannot load {files}; there is no such folder, and it is no name on the "
+            f"Hugging Face hub ({first_line(error)})"
+        ) from error
+    return files._replace(unreachable=_hub_error())
+
+
+def _hub_error() -> str | None:
+    """Say why the Hugging Face hub cannot be reached; None if it answers, be it slowly."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_SECONDS_FOR_THE_HUB)
+    except Exception as error:
+        # Which exceptions there are depends on the library that huggingface_hub asks with.
+        slow = "ReadTimeout" in type(error).__name__
+        return None if slow else first_line(error) or type(error).__name__
+    return None
+
+
+def _check_folder(files: _Files) -> None:
+    folder = Path(files.source)
+    inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if files.argument == "model" and not (folder / "config.json").is_file() and inside:
+        raise InputError(
+            f"model: cannot load {files}; the folder has no config.json, but there is one in "
+            f"{listed(inside)}; expected the folder of the network itself"
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{files.argument}: {files} is an adapter of another network; expected a folder with "
+            "all weights (merge_and_unload of the package peft makes one)"
+        )
+
+
+def _configuration_hash(settings: dict[str, Any]) -> str:
+    """Hash what config.json says, but for where it was saved and by which version."""
+    kept = {
+        name: value
+        for name, value in settings.items()
+        if not name.startswith("_") and name != "transformers_version"
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _weights_hash(model: Any) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weights in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}".encode())
+        digest.update(weights.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _import_models() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            f'recording needs torch and transformers ({error}): pip install "mlem_xr[models]"'
+        ) from error
+    return torch, transformers
+
+
+def _place(torch: Any, device: str | None) -> Any:
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device: {device!r} cannot be used ({first_line(error)}); "
+            "expected a torch device such as 'cpu' or 'cuda'"
+        ) from error
+    return place
+
+
+@contextmanager
+def _loading(files: _Files, expected: str) -> Iterator[None]:
+    """Turn whatever transformers raises about a network into one error that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if files.unreachable:
+            raise InputError(
+                f"{files.argument}: cannot load {files}; it is no folder and not on this machine, "
+                f"and the Hugging Face hub cannot be reached ({files.unreachable})"
+            ) from error
+        raise InputError(
+            f"{files.argument}: cannot load {files}; expected a name on the Hugging Face hub or a "
+            f"folder with {expected} ({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Silence the bars and reports of transformers, which would break up the progress bar."""
+    settings = transformers.utils.logging
+    verbosity, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(verbosity)
+        if bars:
+            settings.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, not too long to stand within another."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return textwrap.shorten(line, 200)
