@@ -1,5 +1,6 @@
 """Small real networks with their tokenizers, saved to disk, and a plain loop over sentences."""
 
+import json
 import os
 import subprocess
 import sys
@@ -195,12 +196,12 @@ def activations_one_by_one(folder, sentences=SENTENCES, *, add_special_tokens=Tr
     return torch.stack(recorded, dim=2).numpy()
 
 
-def start(source, *arguments) -> subprocess.Popen:
+def start(source, *arguments, **variables: str) -> subprocess.Popen:
     """Start a Python process that can import this file."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path} | variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -222,3 +223,49 @@ def start_recording(template, store, *seeds) -> subprocess.Popen:
                seed=[int(seed) for seed in seeds], batch_size=1, progress=False)
     """
     return start(source, template, store, *seeds)
+
+
+OWN_CODE = """
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+
+class OwnConfig(BertConfig):
+    model_type = "own"
+
+
+class OwnModel(BertModel):
+    config_class = OwnConfig
+
+    def forward(self, input_ids, attention_mask=None, output_hidden_states=False):
+        found = super().forward(
+            input_ids, attention_mask=attention_mask, output_hidden_states=output_hidden_states
+        )
+        found["hidden_states"] = tuple(CHANGE for states in found.hidden_states)
+        return found
+
+
+class OwnMaskedLM(BertForMaskedLM):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.bert = OwnModel(config)
+        self.post_init()
+"""
+"""A network that comes with code of its own; CHANGE is what it makes of the states of BERT."""
+
+
+def save_own_code(folder, *, change="states", model_type="own", kind="Model") -> Path:
+    """Save a small BERT that its own code is to run, which makes a change to its states.
+
+    `kind` says what the code is for, as in `AutoModel` or `AutoModelForMaskedLM`.
+    """
+    save_bert(folder)
+    (folder / "modeling_own.py").write_text(OWN_CODE.replace("CHANGE", change))
+    config = json.loads((folder / "config.json").read_text())
+    own = "OwnModel" if kind == "Model" else "OwnMaskedLM"
+    auto_map = {"AutoConfig": "modeling_own.OwnConfig", f"Auto{kind}": f"modeling_own.{own}"}
+    config |= {"model_type": model_type, "auto_map": auto_map}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

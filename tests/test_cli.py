@@ -15,7 +15,8 @@ import pytest
 import mlem_xr as mx
 from helpers import layers, write
 from mlem_xr.analyses import ANALYSES
-from networks import SENTENCES, save_bert, stimuli
+from mlem_xr.cli import app
+from networks import SENTENCES, save_bert, save_own_code, stimuli
 
 COMMAND = Path(sys.executable).with_name("mlem-xr")
 
@@ -177,6 +178,21 @@ def test_the_command_line_has_the_defaults_of_the_library(folder):
     provenance = json.loads(mx.open_store(folder / "s.zarr")["provenance"].item())
     default = inspect.signature(mx.record).parameters["add_special_tokens"].default
     assert provenance["tokenizer"]["add_special_tokens"] == default
+    given = ["s.csv", "--model", "network", "--store", "s.zarr"]
+    options = app().commands["record"].make_context("record", given).params
+    for name in ("trust_remote_code", "overwrite", "batch_size", "tokenizer", "device"):
+        assert options[name] == inspect.signature(mx.record).parameters[name].default
+
+
+def test_code_of_a_network_runs_only_if_the_command_says_so(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    save_own_code(tmp_path / "own")
+    options = ("sentences.csv", "--model", tmp_path / "own", "--store", tmp_path / "t.zarr")
+    line = fails("record", *options, cwd=folder)
+    assert "'modeling_own.py', which is not run; expected trust_remote_code=True" in line
+    run("record", *options, "--trust-remote-code", cwd=folder)
+    provenance = json.loads(mx.open_store(tmp_path / "t.zarr")["provenance"].item())
+    assert provenance["trust_remote_code"] is True
 
 
 def test_the_tokenizer_may_be_elsewhere(folder, tmp_path):

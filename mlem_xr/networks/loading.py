@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlem_xr.networks.checkpoints import Checkpoint
-from mlem_xr.networks.tokens import Tokens, encode, load_tokenizer
+from mlem_xr.networks.tokens import Tokens, encode, find_file, load_tokenizer
 from mlem_xr.networks.trust import check_own_code, names_of_code
 from mlem_xr.schema import InputError, listed, warn
 
@@ -43,9 +43,16 @@ class Network(NamedTuple):
     model: Any
     place: Any
     """The torch device that it is on."""
-    missing: list[str]
-    """Weights that the files lack; they are NaN."""
+    missing: dict[str, Any]
+    """Weights of it that the files lack; they are NaN."""
     provenance: dict[str, Any]
+
+    def lacking(self) -> InputError:
+        """Return the error that names weights which are not there."""
+        names = textwrap.shorten(", ".join(self.missing), 200)
+        return InputError(
+            f"model: {self.checkpoint.source!r} lacks weights that its layers need: {names}"
+        )
 
 
 class _Files(NamedTuple):
@@ -57,12 +64,15 @@ class _Files(NamedTuple):
     trust_remote_code: bool
     unreachable: str | None = None
     """Why the hub cannot be reached, where it is needed."""
+    commit: str | None = None
+    """What the revision stands for on the hub at the moment; all files are taken from it."""
 
     @property
     def where(self) -> dict[str, Any]:
         """What all loaders of transformers take, and those of single files too."""
-        revision = {"revision": self.revision} if self.revision else {}
-        return revision | ({"local_files_only": True} if self.unreachable else {})
+        revision = self.commit or self.revision
+        found: dict[str, Any] = {"revision": revision} if revision else {}
+        return found | ({"local_files_only": True} if self.unreachable else {})
 
     def __str__(self) -> str:
         return repr(self.source) + (f", revision {self.revision!r}" if self.revision else "")
@@ -101,6 +111,11 @@ def _settings(files: _Files) -> dict[str, Any]:
     """Return what config.json says; refuse a network that needs code which may not run."""
     import transformers
 
+    if find_file("adapter_config.json", files.source, files.where):
+        raise InputError(
+            f"model: {files} is an adapter of another network; expected a folder with all weights "
+            "(merge_and_unload of the package peft makes one)"
+        )
     settings, _ = transformers.PreTrainedConfig.get_config_dict(files.source, **files.where)
     if not files.trust_remote_code:
         # The table of types knows whether it has one, though mypy does not know that.
@@ -116,21 +131,17 @@ def _load(checkpoint: Checkpoint, files: _Files, settings: dict[str, Any], place
 
     options = files.where | {"trust_remote_code": files.trust_remote_code}
     config = transformers.AutoConfig.from_pretrained(files.source, **options)
-    whole, report = _kind(files, config).from_pretrained(
-        files.source,
-        config=config,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **options,
-    )
-    whole = whole.float()
+    options |= {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    options |= {"ignore_mismatched_sizes": True}
+    whole, report, missing = _load_weights(_kind(files, config), files.source, options)
     part, model = _reader(whole)
-    missing = sorted(report["missing_keys"])
     _check_shapes(files, report["mismatched_keys"])
     _check_part(files, whole, part, missing)
     _warn_of_unused(files, whole, report["unexpected_keys"])
-    _spoil(files, whole, part, missing)
+    for name, weights in whole.state_dict().items():
+        # They hold random numbers now, which must not pass for trained weights.
+        if name in missing and weights.is_floating_point():
+            weights.fill_(torch.nan)
     for module in whole.modules():
         # Decoders would keep the keys and values of all tokens, to go on from there.
         if isinstance(getattr(module, "config", None), transformers.PreTrainedConfig):
@@ -138,7 +149,7 @@ def _load(checkpoint: Checkpoint, files: _Files, settings: dict[str, Any], place
     provenance = {
         "source": checkpoint.source,
         "revision": checkpoint.revision,
-        "commit": getattr(config, "_commit_hash", None),
+        "commit": files.commit,
         "network": {"class": type(whole).__name__, "part": part},
         "own_code": names_of_code(settings.get("auto_map")),
         "trust_remote_code": files.trust_remote_code,
@@ -150,7 +161,37 @@ def _load(checkpoint: Checkpoint, files: _Files, settings: dict[str, Any], place
     }
     if not hasattr(model, "config"):
         model.config = whole.config
-    return Network(checkpoint, model.to(place).eval(), place, missing, provenance)
+    model = model.to(place).eval()
+    prefix = f"{part}." if part else ""
+    there = {f"{prefix}{name}": weights for name, weights in model.state_dict().items()}
+    lacks = {
+        name: weights
+        for name, weights in there.items()
+        if name in missing and not name.endswith(_CONSTANTS)
+    }
+    return Network(checkpoint, model, place, lacks, provenance)
+
+
+def _load_weights(kind: Any, source: str, options: dict[str, Any]) -> tuple[Any, Any, set[str]]:
+    """Load a network in single precision; return it, the report, and names of missing weights.
+
+    Some networks are loaded without a word about weights that they may lack. Of those, a second
+    time shows which are random; the others are constants.
+    """
+    import torch
+
+    def load(seed: int) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            whole, report = kind.from_pretrained(source, **options)
+        return whole.float(), report
+
+    whole, report = load(0)
+    missing = set(report["missing_keys"])
+    if getattr(whole, "_keys_to_ignore_on_load_missing", None):
+        others = load(1)[0].state_dict()
+        missing |= {name for name, w in whole.state_dict().items() if not w.equal(others[name])}
+    return whole, report, missing
 
 
 def _kind(files: _Files, config: Any) -> Any:
@@ -191,31 +232,6 @@ def _reader(whole: Any) -> tuple[str | None, Any]:
     return name or None, model
 
 
-def _spoil(files: _Files, whole: Any, part: str | None, missing: list[str]) -> None:
-    """Make NaN of weights that the files lack, which hold random numbers now.
-
-    What depends on them is NaN then, and does not pass for the activations of a trained network;
-    weights of a head that is not used do not matter.
-    """
-    import torch
-
-    for name, weights in whole.state_dict().items():
-        if name not in missing:
-            continue
-        if weights.is_floating_point():
-            weights.fill_(torch.nan)
-        elif name.startswith(part or "") and not name.endswith(_CONSTANTS):
-            raise lacking(files.source, [name])
-
-
-def lacking(source: str, missing: list[str]) -> InputError:
-    """Return the error that names weights which are not there."""
-    return InputError(
-        f"model: {source!r} lacks weights that its layers need: "
-        + textwrap.shorten(", ".join(missing), 200)
-    )
-
-
 def _check_shapes(files: _Files, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
     wrong = [
         f"{name} {tuple(found)} instead of {tuple(expected)}"
@@ -228,10 +244,10 @@ def _check_shapes(files: _Files, mismatched: Iterable[tuple[str, Any, Any]]) -> 
         )
 
 
-def _check_part(files: _Files, whole: Any, part: str | None, missing: list[str]) -> None:
+def _check_part(files: _Files, whole: Any, part: str | None, missing: set[str]) -> None:
     """Refuse a network whose files lack all weights of the part that reads the sentences."""
     needed = [name for name, _ in whole.named_parameters() if name.startswith(f"{part}.")]
-    if needed and set(needed) <= set(missing):
+    if needed and set(needed) <= missing:
         raise InputError(
             f"model: {files} ({type(whole).__name__}) has no weights of its {part}, which reads "
             "the sentences; expected the whole network, and not its decoder alone"
@@ -273,7 +289,11 @@ def _find(argument: str, source: str, revision: str | None, trust_remote_code: b
             f"{argument}: cannot load {files}; there is no such folder, and it is no name on the "
             f"Hugging Face hub ({first_line(error)})"
         ) from error
-    return files._replace(unreachable=_hub_error())
+    files = files._replace(unreachable=_hub_error())
+    with _loading(files, "a network" if argument == "model" else "a tokenizer"):
+        # Downloaded files are in folders that are called like the commit.
+        path = find_file("config.json", source, files.where)
+    return files._replace(commit=Path(path).parent.name if path else None)
 
 
 def _hub_error() -> str | None:
@@ -292,16 +312,12 @@ def _hub_error() -> str | None:
 
 def _check_folder(files: _Files) -> None:
     folder = Path(files.source)
-    inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    configurations = [p for p in folder.glob("*/config.json") if b'"model_type"' in p.read_bytes()]
+    inside = sorted(path.parent.name for path in configurations)
     if files.argument == "model" and not (folder / "config.json").is_file() and inside:
         raise InputError(
             f"model: cannot load {files}; the folder has no config.json, but there is one in "
             f"{listed(inside)}; expected the folder of the network itself"
-        )
-    if (folder / "adapter_config.json").is_file():
-        raise InputError(
-            f"{files.argument}: {files} is an adapter of another network; expected a folder with "
-            "all weights (merge_and_unload of the package peft makes one)"
         )
 
 
@@ -358,8 +374,8 @@ def _loading(files: _Files, expected: str) -> Iterator[None]:
     except Exception as error:
         if files.unreachable:
             raise InputError(
-                f"{files.argument}: cannot load {files}; it is no folder and not on this machine, "
-                f"and the Hugging Face hub cannot be reached ({files.unreachable})"
+                f"{files.argument}: cannot load {files}; it is neither a folder nor on this "
+                f"machine, and the Hugging Face hub cannot be reached ({files.unreachable})"
             ) from error
         raise InputError(
             f"{files.argument}: cannot load {files}; expected a name on the Hugging Face hub or a "

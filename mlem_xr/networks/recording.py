@@ -16,13 +16,16 @@ import xarray as xr
 
 from mlem_xr.kernels.distances import is_constant
 from mlem_xr.networks.checkpoints import Checkpoint, resolve_all
-from mlem_xr.networks.loading import Network, first_line, lacking, load
+from mlem_xr.networks.loading import Network, first_line, load
 from mlem_xr.networks.pooling import pool
 from mlem_xr.running.progress import progress_bar
 from mlem_xr.schema import POOLINGS, InputError, check_bool, check_integer, choose, several, warn
 from mlem_xr.stimuli import read_stimuli
 from mlem_xr.store import activations as stored
 from mlem_xr.store.address import store_path
+
+_CHECKED = 8
+"""Sentences that show whether activations depend on weights that are not there."""
 
 _CLOSE = 1e-4
 """Relative difference up to which activations in a batch are those alone, but for rounding."""
@@ -99,9 +102,10 @@ def record(
     Raises
     ------
     InputError
-        If an argument is not as above, the network or its tokenizer cannot be loaded, a sentence
-        does not fit it, most tokens are unknown, the store holds other stimuli, or activations are
-        not finite.
+        If an argument is not as above, the network or its tokenizer cannot be loaded or needs code
+        that is not trusted, the network does not read sentences, lacks weights that its layers need
+        or is random, a sentence does not fit it, most tokens are unknown, the store holds other
+        stimuli, or activations are not finite.
     ImportError
         If torch or transformers are not installed.
 
@@ -109,7 +113,9 @@ def record(
     -----
     UserWarning
         If some tokens are unknown, different sentences have the same tokens, or all sentences have
-        the same activations in a layer, as those of the first token of a causal network.
+        the same activations in a layer, as those of the first token of a causal network; if a
+        network has layers that its configuration does not know, brings code that is not run, or
+        mixes the sentences of a batch, which are then run one by one.
 
     Examples
     --------
@@ -251,7 +257,7 @@ def _check_finite(network: Network, parts: dict[str, np.ndarray]) -> None:
     if broken is None:
         return
     if network.missing:
-        raise lacking(network.provenance["source"], network.missing)
+        raise network.lacking()
     labels = ", ".join(f"{dim}={label}" for dim, label in network.checkpoint.labels.items())
     raise InputError(
         f"activation: NaN or infinite values in {labels}, {broken}; nothing was written"
@@ -277,6 +283,7 @@ def _states(
     batch, all are run alone; should it be random, it is refused.
     """
     first, *others = _batches(inputs, batch_size)
+    _check_missing(network, inputs, first[:_CHECKED])
     hidden = _forward(network, inputs, first)
     alone = _forward(network, inputs, first[-1:])
     if _are_close([states[-1:] for states in hidden], alone):
@@ -295,18 +302,37 @@ def _states(
     yield from ((rows, _forward(network, inputs, rows)) for rows in others)
 
 
+def _check_missing(network: Network, inputs: Inputs, rows: np.ndarray) -> None:
+    """Refuse a network whose activations depend on weights that its files lack.
+
+    NaN alone would not show that: what only says which expert is chosen never gets into a sum.
+    """
+    import torch
+
+    if not network.missing:
+        return
+    expected = _forward(network, inputs, rows)
+    generator = torch.Generator().manual_seed(0)
+    for weights in network.missing.values():
+        if not weights.is_floating_point():
+            raise network.lacking()
+        weights.copy_(torch.randn(weights.shape, generator=generator))
+    found = _forward(network, inputs, rows)
+    for weights in network.missing.values():
+        weights.fill_(torch.nan)
+    if not _are_close(found, expected):
+        raise network.lacking()
+
+
 def _are_close(found: Sequence[Any], expected: Sequence[Any]) -> bool:
     """Whether the hidden states of all layers are the same, but for rounding."""
     import torch
 
-    # What is not finite gets an error of its own.
-    pairs = [
-        (one.nan_to_num(), other.nan_to_num()) for one, other in zip(found, expected, strict=True)
-    ]
-    return all(
-        torch.allclose(one, other, rtol=_CLOSE, atol=_CLOSE * float(other.abs().median()))
-        for one, other in pairs
-    )
+    def is_close(one: Any, other: Any) -> bool:
+        size = float(other.nan_to_num().abs().median())
+        return torch.allclose(one, other, rtol=_CLOSE, atol=_CLOSE * size, equal_nan=True)
+
+    return all(map(is_close, found, expected))
 
 
 def _forward(network: Network, inputs: Inputs, rows: np.ndarray) -> list[Any]:
@@ -325,6 +351,8 @@ def _forward(network: Network, inputs: Inputs, rows: np.ndarray) -> list[Any]:
             batch = {name: tensor.to(network.place) for name, tensor in batch.items()}
             states = model(**batch, output_hidden_states=True).hidden_states
     except Exception as error:
+        if network.missing:
+            raise network.lacking() from error
         read = getattr(model, "main_input_name", "input_ids")
         reads = "" if read == "input_ids" else f", which reads {read}"
         raise InputError(

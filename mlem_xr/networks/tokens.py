@@ -37,7 +37,7 @@ def load_tokenizer(
 
     tokenizer = _from_auto(source, where, trust_remote_code)
     _check_files(tokenizer, source, where)
-    path = _file("tokenizer.json", source, where)
+    path = find_file("tokenizer.json", source, where)
     if path is None:
         return tokenizer
     own = Tokenizer.from_file(path)
@@ -112,7 +112,7 @@ def _ids(tokenizer: Any, sentences: list[str]) -> list[list[int]]:
     return tokenizer(sentences, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def _file(name: str, source: str, where: dict[str, str]) -> str | None:
+def find_file(name: str, source: str, where: dict[str, Any]) -> str | None:
     """Return where a file of a network is on this machine; None if it has none of that name."""
     from transformers.utils import cached_file
 
@@ -129,7 +129,7 @@ def _file(name: str, source: str, where: dict[str, str]) -> str | None:
 
 def _check_files(tokenizer: Any, source: str, where: dict[str, str]) -> None:
     names = list(tokenizer.vocab_files_names.values())
-    if names and not any(_file(name, source, where) for name in ["tokenizer.json", *names]):
+    if names and not any(find_file(name, source, where) for name in ["tokenizer.json", *names]):
         kind = "folder" if Path(source).is_dir() else "repository"
         raise InputError(
             f"model: the {kind} {source!r} has no tokenizer: none of {', '.join(sorted(names))}; "

@@ -1,0 +1,49 @@
+"""Every family of text networks is recorded as transformers runs it alone, or refused by name."""
+
+import re
+
+import pytest
+import transformers
+
+import families
+
+PAGE = families.TABLE.read_text()
+
+USUAL = {
+    "bert": "recorded",
+    "fnet": "recorded",
+    "xlnet": "recorded",
+    "gpt2": "recorded",
+    "opt": "recorded",
+    "mamba": "recorded",
+    "qwen3_next": "recorded",
+    "mixtral": "recorded",
+    "nllb-moe": "recorded",
+    "clip": "recorded",
+    "blip-2": "recorded",
+    "funnel": "refused",
+    "perceiver": "refused",
+}
+"""Encoders and decoders, without a mask, with states, experts, images, and fewer vectors."""
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_characteristic_families(tmp_path, name):
+    assert families.outcome(name, tmp_path / "network").status == USUAL[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", families.families())
+def test_every_family(tmp_path, name):
+    found = families.outcome(name, tmp_path / "network")
+    assert found.status in families.STATUSES, found
+    if f"transformers {transformers.__version__} " in PAGE:
+        assert families.row(name, found) in PAGE
+
+
+def test_the_page_counts_what_it_lists():
+    counted = re.findall(r"(\d+) (?:are recorded|are refused|cannot be)", " ".join(PAGE.split()))
+    sections = PAGE.split("\n## ")[1:]
+    listed = [len(re.findall(r"^\| ", section, flags=re.MULTILINE)) - 1 for section in sections]
+    assert [int(count) for count in counted] == listed
+    assert min(listed) > 0
