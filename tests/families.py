@@ -407,14 +407,18 @@ def _are_equal(store: xr.Dataset, expected: list[list[np.ndarray]]) -> bool:
 
 
 def _why(error: InputError, folder: Path) -> str:
-    """Return what an error says, without the argument and what is the same for all."""
+    """Return what an error says, without what stands beside it or is the same for all."""
     text = str(error).replace(repr(str(folder)), "").removeprefix("model: ").strip()
-    return re.sub(r"^\(\w+(, which [^)]*)?\) ", r"", text)
+    text = text.replace("; expected an encoder or decoder of sentences", "")
+    text = re.sub(r"^\(\w+\) ", "", text)
+    return re.sub(r"^\(\w+, which (reads \w+)\) ", r"\1; ", text)
 
 
 def _line(error: Exception) -> str:
+    """Return what a failure says, which is in the last line, or the first of a missing package."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
-    return textwrap.shorten(lines[-1] if lines else type(error).__name__, 120)
+    line = lines[0 if isinstance(error, ImportError) else -1]
+    return textwrap.shorten(line.removeprefix("ValueError: "), 120)
 
 
 def main() -> None:

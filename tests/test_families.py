@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 import transformers
 
 import families
@@ -25,6 +26,15 @@ USUAL = {
     "perceiver": "refused",
 }
 """Encoders and decoders, without a mask, with states, experts, images, and fewer vectors."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small networks only wait for further threads."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 @pytest.mark.parametrize("name", USUAL)

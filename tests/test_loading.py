@@ -147,6 +147,52 @@ def test_a_network_with_randomness_is_refused(tmp_path, recorded, own_code):
     assert not (tmp_path / "store.zarr").exists()
 
 
+def test_experts_that_take_so_many_tokens_of_a_batch(tmp_path, recorded):
+    config = transformers.NllbMoeConfig(
+        vocab_size=120,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        num_experts=4,
+        encoder_sparse_step=1,
+        max_position_embeddings=64,
+        moe_eval_capacity_token_fraction=0.3,
+        init_std=0.3,
+    )
+    folder = networks.save(tmp_path / "net", config, networks.unigrams())
+    with pytest.warns(UserWarning, match="other activations in a batch than alone; every sentence"):
+        found, _ = recorded(folder)
+    assert_close(found, networks.activations_one_by_one(folder)[:, 1:])
+
+
+def test_random_hashes_are_refused_unless_they_are_fixed(tmp_path, recorded):
+    config = transformers.ReformerConfig(
+        vocab_size=120,
+        hidden_size=16,
+        feed_forward_size=32,
+        attention_head_size=8,
+        num_attention_heads=2,
+        attn_layers=["lsh", "local"],
+        lsh_attn_chunk_length=1,
+        local_attn_chunk_length=1,
+        num_buckets=4,
+        axial_pos_shape=(8, 8),
+        axial_pos_embds_dim=(8, 8),
+        is_decoder=False,
+        initializer_range=0.3,
+    )
+    folder = networks.save(tmp_path / "net", config, networks.word_pieces())
+    with pytest.raises(InputError, match="same sentence other activations each time; expected a"):
+        recorded(folder)
+    change_config(folder, hash_seed=1)
+    found, _ = recorded(folder)
+    assert_close(found, networks.activations_one_by_one(folder)[:, 1:])
+
+
 # Weights
 
 

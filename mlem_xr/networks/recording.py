@@ -362,10 +362,11 @@ def _forward(network: Network, inputs: Inputs, rows: np.ndarray) -> list[Any]:
         ) from error
     found = [tuple(getattr(layer, "shape", ())) for layer in states or ()]
     if not found or any(len(one) < 3 or one[:2] != shape for one in found):
+        shapes = textwrap.shorten(", ".join(map(str, dict.fromkeys(found))), 100) or "no shape"
         raise InputError(
-            f"model: {network.provenance['source']!r} ({type(model).__name__}) has "
-            f"hidden states of shapes {textwrap.shorten(str(found), 200)} for {shape[1]} tokens; "
-            "expected one vector per token in every layer"
+            f"model: {network.provenance['source']!r} ({type(model).__name__}) has hidden "
+            f"states of {shapes} for tokens of {shape}; expected one vector per token in every "
+            "layer"
         )
     # Some networks keep several vectors for each token, side by side.
     return [layer.flatten(2) for layer in states]

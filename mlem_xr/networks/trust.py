@@ -33,4 +33,4 @@ def check_own_code(source: str, names: list[str], *, known: bool) -> None:
         raise InputError(
             f"{needs}; expected trust_remote_code=True if you trust it, or what transformers knows"
         )
-    warn(f"{needs}: transformers has code for networks of this type; see trust_remote_code")
+    warn(f"{needs}: transformers has code of the same name; see trust_remote_code")
