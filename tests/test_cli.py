@@ -71,8 +71,8 @@ def test_stimuli_are_described(tmp_path):
 def test_the_steps_by_hand(folder):
     shown = run("info", "s.zarr", cwd=folder).stdout
     assert "13 sentences; number" in shown
-    assert "network" in shown
     assert "layer: 1, 2" in shown
+    assert re.search(r"network +0 +final +first-token, mean, last-token +1-2 +16 ", shown)
     found = run("multivariate", "s.zarr", "--layer", 1, "-o", "profile.csv", cwd=folder)
     assert "3 representations computed" in found.stderr
     table = pd.read_csv(folder / "profile.csv")
@@ -92,6 +92,14 @@ def test_the_steps_by_hand(folder):
     assert re.search(r"multivariate_importance +default settings +.* 6 +0", shown)
     shown = run("info", "s.zarr", "--detail", cwd=folder).stdout
     assert len(re.findall(r"multivariate_importance +default settings .* current", shown)) == 6
+
+
+def test_info_names_checkpoints_with_lost_chunks(folder):
+    next(file for file in (folder / "s.zarr/activation/c").rglob("*") if file.is_file()).unlink()
+    found = run("info", "s.zarr", cwd=folder)
+    assert found.stderr == (
+        "warning: chunks of model=network, seed=0, step=-1 are missing; record it again\n"
+    )
 
 
 def test_units_are_scanned(folder):
