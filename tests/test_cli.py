@@ -217,7 +217,7 @@ def test_a_second_recording_is_skipped(folder):
         (("multivariate", "s.zarr", "-o", "x.doc"), "x.doc; expected .csv, .csv.gz or .parquet"),
         (("multivariate", "s.zarr", "--conditional", "perhaps"), "known: 'no', 'yes', 'exact'"),
         (("univariate", "s.zarr", "--distance", "cosine"), "'cosine' means nothing for a single"),
-        (("plot", "feature-importance", "s.zarr", "-o", "p.bmp"), "p.bmp"),
+        (("plot", "feature-importance", "s.zarr", "-o", "p.bmp"), "p.bmp; expected .png"),
         (("stimuli", "long_sentence"), "long_sentence"),
         (("record", "nothing.csv", "--model", "network", "--store", "x.zarr"), "nothing.csv"),
         (("record", "sentences.csv", "--model", "./nonet", "--store", "x.zarr"), "nonet"),

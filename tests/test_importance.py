@@ -251,6 +251,16 @@ def test_every_distance_is_that_of_scikit_learn(activations, distance):
         np.testing.assert_allclose(result[0, 0, layer], expected, atol=1e-12)
 
 
+def test_distances_keep_the_labels_of_the_sentences(activations):
+    part = activations.isel(seed=0, pooling=0, layer=0)
+    labels = [f"s{i}" for i in range(part.sizes["sentence"])]
+    result = mx.distances(part.assign_coords(sentence=labels))
+    assert result["sentence"].values.tolist() == labels
+    assert result["other_sentence"].values.tolist() == labels
+    expected = mx.distances(part)[..., 3, 5]
+    np.testing.assert_array_equal(result.sel(sentence="s3", other_sentence="s5"), expected)
+
+
 def test_zscored_distances(activations):
     part = activations.isel(model=0, seed=0, step=0, pooling=0, layer=0)
     values = part["activation"].values.astype(float)

@@ -67,6 +67,17 @@ def test_only_missing_representations_are_computed(store):
     np.testing.assert_array_equal(opened["importance"], result["importance"])
 
 
+def test_layers_saved_in_any_order_stand_in_their_own_places(store):
+    """Layer 2 comes last in the files, so that the places of 1, 2 and 3 are 0, 2 and 1."""
+    result = mx.univariate_importance(mx.open_store(store)).sel(model="toy")
+    save(result.sel(layer=[1, 3]))
+    save(result.sel(layer=[2]))
+    save(result, refresh=["importance"])
+    opened = mx.open_results(store, "univariate_importance").sel(model="toy")
+    assert opened["layer"].values.tolist() == [1, 2, 3]
+    xr.testing.assert_equal(opened["importance"].drop_vars("computed_from"), result["importance"])
+
+
 def test_new_checkpoints_extend_the_results(store):
     save(mx.univariate_importance(mx.open_store(store)), store)
     write(store, layers(5, n_layers=4, n_units=7), model="large", seed=4, step=1000)
