@@ -35,11 +35,11 @@ def test_correlation_writes_values_in_the_cells():
     figure = plot.correlation(matrix())
     light, dark = figure.Light.I.dframe(), figure.Dark.I.dframe()
     texts = {(r.x, r.y): r.text for t in (light, dark) for r in t.itertuples()}
-    assert texts[1, 0] == "0.25"
-    assert texts[2, 0] == "-0.60"
+    assert texts[1, 0] == ".25"
+    assert texts[2, 0] == "-.60"
     assert texts[2, 1] == "–"
     assert len(texts) == 9
-    assert sorted(dark.text) == ["-0.60", "-0.60", "1.00", "1.00", "1.00"]
+    assert sorted(dark.text) == ["-.60", "-.60", "1.00", "1.00", "1.00"]
 
 
 def test_correlation_has_a_symmetric_diverging_scale_and_named_axes():

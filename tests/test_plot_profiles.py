@@ -456,7 +456,7 @@ def test_decoding_is_drawn_on_a_second_axis():
     np.testing.assert_allclose(table.value, expected)
     page = hv.render(frame, backend="bokeh")
     (second,) = page.right[:1] if hasattr(page.right[0], "ticker") else page.right[1:2]
-    assert second.axis_label == "decoding (area under the ROC curve)"
+    assert second.axis_label == "decoding (AUC)"
     ticks = np.array(second.ticker.ticks)
     names = np.array([float(second.major_label_overrides[tick]) for tick in ticks])
     # What the axis says of the height of a mark is the area.

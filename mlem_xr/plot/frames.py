@@ -123,8 +123,10 @@ def figure_of(
     keys = [tuple(shown[dim][labels[dim]] for dim in dims) for labels, _ in found]
     first = next(i for i, drawing in enumerate(drawings) if drawing.group != EMPTY)
     dimensions = [
-        # The frame that is shown first is one with values.
-        hv.Dimension((dim, looks.name(dim)), default=keys[first][i])
+        # Selectors would be in the order of the alphabet; the first frame is one with values.
+        hv.Dimension(
+            (dim, looks.name(dim)), values=list(shown[dim].values()), default=keys[first][i]
+        )
         for i, dim in enumerate(dims)
     ]
     return hv.HoloMap(dict(zip(keys, drawings, strict=True)), dimensions, sort=False)

@@ -34,6 +34,9 @@ _SMALLEST_SIZE = 6.5
 _WIDEST_LEGEND = 0.3
 """Share of a given width that a legend beside the panels may have; a wider one is below them."""
 
+_LEAST_HEIGHT = 1.8
+"""Of a panel, in inches."""
+
 _MILLIMETERS = 25.4
 
 
@@ -133,13 +136,18 @@ def drawn(rows: list[list[Cell]], *, width: float | None = None) -> Figure:
         fonts = _printed(figure, cells)
         inches = width / _MILLIMETERS / n_columns
         panel = np.array([inches, inches * panel[1] / panel[0]])
-        panel[1] = max(panel[1], min(1.5, inches), _rows_of_text(used))
+        panel[1] = max(panel[1], min(_LEAST_HEIGHT, inches), _rows_of_text(used))
     figure.set_size_inches(n_columns * panel[0], n_rows * panel[1])
     _labels(figure, used, (n_rows, n_columns))
     _titles(figure, used, cells)
+    bars = [axis for axis in figure.axes if axis not in used]
+    for bar in bars[:-1]:
+        # One scale of colors for all: its name stands once.
+        if bar.get_ylabel() == bars[-1].get_ylabel():
+            bar.yaxis.label.set_text("")
     if entries:
         _legend(figure, used, entries, cells, fonts, exact=width is not None)
-    _fit(figure, used, n_columns, exact=width is not None)
+    _fit(figure, used, (n_rows, n_columns), exact=width is not None)
     return figure
 
 
@@ -320,16 +328,21 @@ def _legend(
     figure.legend(list(entries.values()), list(entries), ncols=columns, **options)
 
 
-def _fit(figure: Any, axes: list[Axes], columns: int, *, exact: bool) -> None:
+def _fit(figure: Any, axes: list[Axes], shape: tuple[int, int], *, exact: bool) -> None:
     """Break titles and labels that are too long, thin ticks, and keep all inside the figure."""
+    rows, columns = shape
     figure.draw_without_rendering()
     width, height = figure.bbox.width, figure.bbox.height
     texts: list[tuple[Text, float]] = []
     for axis in axes:
         box = axis.get_window_extent()
         texts.append((axis.title, min(box.width * 1.03, width / columns)))
-        texts += [(axis.xaxis.label, box.width), (axis.yaxis.label, box.height)]
+        high = 0.9 * height / rows
+        texts += [(axis.xaxis.label, box.width), (axis.yaxis.label, high)]
+        texts += [(child.yaxis.label, high) for child in axis.child_axes]
         texts += [(part, box.width) for part in axis.texts if part.get_text()]
+    bars = [axis for axis in figure.axes if axis not in axes]
+    texts += [(bar.yaxis.label, 0.9 * height / rows) for bar in bars]
     if figure._suptitle is not None:
         texts.append((figure._suptitle, width))
     for label, length in ((figure._supxlabel, width), (figure._supylabel, height)):

@@ -17,9 +17,12 @@ from mlem_xr.schema import FINAL, FINAL_STEP, InputError, plain_value
 
 COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
-    "#882255",
+    *("#882255", "#332288", "#DDCC77"),
 )
-"""Okabe and Ito's palette for color-blind readers, with Tol's wine for its too pale yellow."""
+"""Okabe and Ito's colors but the yellow, too pale for lines, and three of Tol's.
+
+All readers can tell any two of them apart, color-blind ones too.
+"""
 
 UNDEFINED_COLOR = "#b0b0b0"
 """Of what has no value."""

@@ -1,6 +1,7 @@
 """Write a figure to a file: a page with sliders, or an image with the frames side by side."""
 
 import itertools
+import json
 import math
 import os
 import re
@@ -118,8 +119,26 @@ def _page(figure: Any, path: Path, *_: Any) -> bytes:
     panel.pane.HoloViews(_complete(figure), backend="bokeh", widget_location="top_left").save(
         page, title=path.stem, embed=True, max_states=MAX_STATES, resources=INLINE, progress=False
     )
-    # The page's icons are the only thing that it would ask the network for.
-    return re.sub(r'<link rel="[^"]*icon"[^>]*>', "", page.getvalue()).encode()
+    return _alone(page.getvalue()).encode()
+
+
+_ICON = re.compile(r'<link rel="[^"]*icon"[^>]*>')
+_STYLE = re.compile(
+    r'"name":"ImportedStyleSheet","id":"(\w+)",'
+    r'"attributes":\{"url":"https://cdn\.holoviz\.org/panel/[^/"]+/dist/([^"?]+)[^"]*"\}'
+)
+
+
+def _alone(page: str) -> str:
+    """Put into the page what it would ask the network for: styles. Its icons are left out."""
+
+    def inside(found: re.Match) -> str:
+        style = (Path(panel.__file__).parent / "dist" / found[2]).read_text()
+        # The page is a script: nothing in it may look like the end of one.
+        css = json.dumps(style).replace("</", "<\\/")
+        return f'"name":"InlineStyleSheet","id":"{found[1]}","attributes":{{"css":{css}}}'
+
+    return _STYLE.sub(inside, _ICON.sub("", page))
 
 
 def _complete(figure: Any) -> Any:

@@ -5,6 +5,7 @@ user has already selected, and leaves matplotlib's own backend alone.
 """
 
 from collections.abc import Iterable
+from textwrap import fill
 from typing import Any
 
 import holoviews as hv
@@ -36,6 +37,9 @@ LABELS = {
     "mae": "mean absolute error on held-out pairs",
 }
 """Axis labels of what can be drawn."""
+
+_PIXELS_PER_LETTER = 8.5
+"""Of a bold title."""
 
 TITLE = "{label}\n{dimensions}"
 """Without the group, which is there for the options alone."""
@@ -77,7 +81,13 @@ def styled(
         if backend == "bokeh":
             # Else overlays without a legend would be drawn as one element, which not all can.
             usual = merged({"NdOverlay": {"batched": False}, "Overlay": {"batched": False}}, usual)
-        figure.opts(merged(usual, both or {}, own or {}), backend=backend)
+        options = merged(usual, both or {}, own or {})
+        if backend == "bokeh":
+            frame_options = options[outermost]
+            options[outermost] = frame_options | {
+                "hooks": [_wrap_title, *frame_options.get("hooks", [])]
+            }
+        figure.opts(options, backend=backend)
     return figure
 
 
@@ -88,6 +98,15 @@ def merged(*parts: Options) -> Options:
         for element, values in part.items():
             options[element] = options.get(element, {}) | values
     return options
+
+
+def _wrap_title(plot: Any, _: Any) -> None:
+    """Break a title that is longer than the figure is wide; bokeh would cut it."""
+    title, width = plot.state.title, plot.state.width or WIDTH
+    if title is not None and title.text:
+        lines = title.text.split("\n")
+        characters = int((width - 70) / _PIXELS_PER_LETTER)
+        title.text = "\n".join(fill(line, characters) for line in lines)
 
 
 def plain_ticks(plot: Any, _: Any) -> None:

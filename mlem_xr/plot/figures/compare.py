@@ -9,7 +9,7 @@ import xarray as xr
 from mlem_xr.plot.errors import Errorbar, Summary, summarized
 from mlem_xr.plot.figures.feature_importance import UNITS, Units, importance_of
 from mlem_xr.plot.frames import expanded, leading, named, refuse
-from mlem_xr.plot.lines import Profile, draw_profile
+from mlem_xr.plot.lines import Profile, draw_profile, value_limits
 from mlem_xr.plot.looks import Looks, Palette, Rename, looks_of_features
 from mlem_xr.schema import REPRESENTATION, InputError, choose
 
@@ -89,14 +89,13 @@ def compare(
     titles = (*called, f"{called[0]} − {called[1]}")
     figures = []
     for i, (summary, values) in enumerate(zip(summaries, (a, b, difference), strict=True)):
-        label = UNITS[units] if i < 2 else f"difference of {UNITS[units]}"
         figures.append(
             draw_profile(
                 Profile(
                     summary=summary._replace(note=", ".join(filter(None, (titles[i], note)))),
                     source=values.rename("importance"),
                     name="importance",
-                    label=label,
+                    label=UNITS[units],
                     x=x,
                     by="feature",
                     lines=chosen,
@@ -147,8 +146,6 @@ def _chosen(
 
 
 def _common_limits(summaries: list[Summary], chosen: list) -> tuple[float, float]:
-    from mlem_xr.plot.lines import value_limits
-
     ends = []
     for summary in summaries:
         table = summary.table

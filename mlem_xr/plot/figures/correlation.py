@@ -51,7 +51,7 @@ def correlation(correlations: xr.DataArray, *, rename: Rename = None) -> hv.Over
     table = table.assign(
         x=columns, y=rows, x0=columns - 0.5, y0=rows - 0.5, x1=columns + 0.5, y1=rows + 0.5
     )
-    table["text"] = [f"{v:z.2f}" if np.isfinite(v) else "–" for v in table.correlation]
+    table["text"] = [_written(v) for v in table.correlation]
     dark = table.correlation.abs() >= _DARK
     figure = (
         hv.Rectangles(table, ["x0", "y0", "x1", "y1"], ["correlation", "feature", "other_feature"])
@@ -59,6 +59,11 @@ def correlation(correlations: xr.DataArray, *, rename: Rename = None) -> hv.Over
         * hv.Labels(table[dark], ["x", "y"], "text", group="Dark")
     )
     return _styled(figure, correlations)
+
+
+def _written(value: float) -> str:
+    """Return a correlation without the zero before its point, which takes room."""
+    return f"{value:z.2f}".replace("0.", ".") if np.isfinite(value) else "–"
 
 
 def _renamed(correlations: xr.DataArray, look: Looks) -> xr.DataArray:

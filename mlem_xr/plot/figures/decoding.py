@@ -12,7 +12,7 @@ from mlem_xr.plot.lines import Profile, draw_profile, value_limits
 from mlem_xr.plot.looks import Palette, Rename, looks_of_features
 from mlem_xr.schema import choose
 
-AUC = "decoding (area under the ROC curve)"
+AUC = "decoding (AUC)"
 
 AUC_LIMITS = (0.45, 1.02)
 """Ends of the axis, unless there are smaller values."""

@@ -62,7 +62,7 @@ def mds(
         What `mlem_xr.mds` returns, or any part of it: `position` (..., sentence, axis) floating;
         its first two axes are drawn. The coordinate `text`, if there, shows when hovering.
     color : str, optional
-        A coordinate over `sentence`. Up to eight different values, or values that are not numbers,
+        A coordinate over `sentence`. Up to ten different values, or values that are not numbers,
         have a color and marker each; more numbers have a color scale. Undefined ones are gray.
     hierarchy : iterable of str, optional
         One to three coordinates over `sentence`, instead of `color`: the first one gives the

@@ -166,7 +166,7 @@ def _best(
     # Beside the star, toward the middle of the axis, and none on another.
     middle = np.sqrt(ends[0] * ends[1])
     ratio = (ends[1] / ends[0]) ** 0.02 if ends[1] > ends[0] else 1.02
-    height = 0.05 * float(frame["mean"].max() - frame["mean"].min())
+    height = 0.08 * float(frame["mean"].max() - frame["mean"].min())
     labels: dict[str, tuple] = {}
     taken: list[tuple[bool, float]] = []
     for best, place, value, at, line in sorted(rows, key=lambda row: -row[1]):
