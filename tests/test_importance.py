@@ -9,7 +9,10 @@ from helpers import lazy
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.schema import InputError
 
-OUTPUTS = ("importance", "std_error", "p_value", "weight", "alpha", "intercept", "r2", "r", "mse")
+OUTPUTS = (
+    *("importance", "std_error", "p_value", "weight", "alpha", "intercept"),
+    *("r2", "r", "mse", "variance"),
+)
 
 
 def plain_profile(
@@ -166,7 +169,7 @@ def test_dims_and_labels(activations):
 def test_constant_units_have_no_scores_and_no_importance(activations, recwarn):
     activations["activation"][..., 2] = 1.5
     result = mx.univariate_importance(activations, mae=True).isel(unit=2)
-    for name in ("r2", "r", "mse", "mae"):
+    for name in ("r2", "r", "mse", "variance", "mae"):
         assert np.isnan(result[name]).all()
     assert (result["importance"] == 0).all()
     assert (result["std_error"] == 0).all()
