@@ -209,13 +209,27 @@ def start(source, *arguments, **variables: str) -> subprocess.Popen:
     )
 
 
-def start_recording(template, store, *seeds) -> subprocess.Popen:
-    """Start a process that records some seeds, sentence by sentence, once it is given a line."""
-    source = """
+def start_recording(template, store, *seeds, pause=0) -> subprocess.Popen:
+    """Start a process that records some seeds, sentence by sentence, once it is given a line.
+
+    Before it marks checkpoint number `pause` as recorded, it waits for another line.
+    """
+    source = f"""
         import logging, sys
         import networks
         from mlem_xr.networks.recording import record
+        from mlem_xr.store import activations
 
+        fingerprint, written = activations._fingerprint, []
+
+        def paused(*arguments):
+            written.append(1)
+            if len(written) == {pause}:
+                print("paused", flush=True)
+                sys.stdin.readline()
+            return fingerprint(*arguments)
+
+        activations._fingerprint = paused
         logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
         template, store, *seeds = sys.argv[1:]
         sys.stdin.readline()

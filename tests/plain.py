@@ -76,7 +76,7 @@ def explain(
     `permuted` gives, for each fold, what is permuted in its held-out pairs, if not x itself.
     """
     out: dict[str, list] = {
-        k: [] for k in ("weight", "intercept", "alpha", "r2", "r", "mse", "mae")
+        k: [] for k in ("weight", "intercept", "alpha", "r2", "r", "mse", "variance", "mae")
     }
     increases = []
     for fold, (train, validation, refit, test) in enumerate(splits):
@@ -95,6 +95,7 @@ def explain(
         out["r2"].append(r2_score(y[test], prediction))
         out["r"].append(pearsonr(y[test], prediction)[0])
         out["mse"].append(mean_squared_error(y[test], prediction))
+        out["variance"].append(np.var(y[test]))
         out["mae"].append(mean_absolute_error(y[test], prediction))
         # Every pair gets the feature of every pair of the fold: all permutations on average.
         increase = np.empty((len(test), x.shape[1]))
@@ -109,6 +110,6 @@ def explain(
     std_error = increase.std(axis=0, ddof=1) / np.sqrt(len(increase))
     with np.errstate(divide="ignore", invalid="ignore"):
         p_value = np.where(std_error > 0, norm.sf(importance / std_error), 1.0)
-    means = {name: np.mean(out[name]) for name in ("r2", "r", "mse", "mae")}
+    means = {name: np.mean(out[name]) for name in ("r2", "r", "mse", "variance", "mae")}
     folds = {name: np.array(out[name]) for name in ("weight", "intercept", "alpha")}
     return {"importance": importance, "std_error": std_error, "p_value": p_value, **means, **folds}

@@ -127,3 +127,13 @@ def test_bad_input_is_named(scan):
         correct_p_values(scan["p_value"])
     with pytest.raises(InputError, match=r"have been corrected already \(fdr\)"):
         correct_p_values(correct_p_values(scan))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_p_values_in_single_precision_are_corrected_in_double(method):
+    given = np.linspace(1e-4, 0.9, 20).astype(np.float32)
+    scan = xr.Dataset({"p_value": (("unit", "feature"), given[:, None])})
+    found = correct_p_values(scan, method=method)["p_value"][:, 0]
+    expected = multipletests(given.astype(np.float64), method=STATSMODELS[method])[1]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-13)

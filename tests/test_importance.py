@@ -9,7 +9,10 @@ from helpers import lazy
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.schema import InputError
 
-OUTPUTS = ("importance", "std_error", "p_value", "weight", "alpha", "intercept", "r2", "r", "mse")
+OUTPUTS = (
+    *("importance", "std_error", "p_value", "weight", "alpha", "intercept"),
+    *("r2", "r", "mse", "variance"),
+)
 
 
 def plain_profile(
@@ -166,7 +169,7 @@ def test_dims_and_labels(activations):
 def test_constant_units_have_no_scores_and_no_importance(activations, recwarn):
     activations["activation"][..., 2] = 1.5
     result = mx.univariate_importance(activations, mae=True).isel(unit=2)
-    for name in ("r2", "r", "mse", "mae"):
+    for name in ("r2", "r", "mse", "variance", "mae"):
         assert np.isnan(result[name]).all()
     assert (result["importance"] == 0).all()
     assert (result["std_error"] == 0).all()
@@ -249,6 +252,16 @@ def test_every_distance_is_that_of_scikit_learn(activations, distance):
         else:
             expected = pairwise_distances(values, metric=distance)
         np.testing.assert_allclose(result[0, 0, layer], expected, atol=1e-12)
+
+
+def test_distances_keep_the_labels_of_the_sentences(activations):
+    part = activations.isel(seed=0, pooling=0, layer=0)
+    labels = [f"s{i}" for i in range(part.sizes["sentence"])]
+    result = mx.distances(part.assign_coords(sentence=labels))
+    assert result["sentence"].values.tolist() == labels
+    assert result["other_sentence"].values.tolist() == labels
+    expected = mx.distances(part)[..., 3, 5]
+    np.testing.assert_array_equal(result.sel(sentence="s3", other_sentence="s5"), expected)
 
 
 def test_zscored_distances(activations):

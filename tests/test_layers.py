@@ -114,7 +114,11 @@ def test_a_store_keeps_what_it_knows(tmp_path, stimuli, activations):
     opened = mx.open_store(path)
     whole = concatenate_layers(opened)
     assert whole.attrs == opened.attrs
-    changed = {"activation", "layer", "unit"}
+    changed = {"activation", "layer", "unit", "n_units"}
+    xr.testing.assert_identical(
+        whole["n_units"].sel(layer="net", drop=True),
+        opened["n_units"].sum("layer", keep_attrs=True),
+    )
     for name in set(opened.variables) - changed:
         xr.testing.assert_identical(whole[name].drop_vars("layer", errors="ignore"), opened[name])
     assert whole["activation"].attrs == opened["activation"].attrs

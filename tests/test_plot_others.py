@@ -2,6 +2,7 @@ import holoviews as hv
 import numpy as np
 import pytest
 import xarray as xr
+from bokeh.models import GlyphRenderer, HoverTool
 
 import mlem_xr as mx
 from mlem_xr import plot
@@ -34,11 +35,11 @@ def test_correlation_writes_values_in_the_cells():
     figure = plot.correlation(matrix())
     light, dark = figure.Light.I.dframe(), figure.Dark.I.dframe()
     texts = {(r.x, r.y): r.text for t in (light, dark) for r in t.itertuples()}
-    assert texts[1, 0] == "0.25"
-    assert texts[2, 0] == "-0.60"
+    assert texts[1, 0] == ".25"
+    assert texts[2, 0] == "-.60"
     assert texts[2, 1] == "–"
     assert len(texts) == 9
-    assert sorted(dark.text) == ["-0.60", "-0.60", "1.00", "1.00", "1.00"]
+    assert sorted(dark.text) == ["-.60", "-.60", "1.00", "1.00", "1.00"]
 
 
 def test_correlation_has_a_symmetric_diverging_scale_and_named_axes():
@@ -49,6 +50,13 @@ def test_correlation_has_a_symmetric_diverging_scale_and_named_axes():
         axes = hv.Store.lookup_options(backend, figure, "plot").kwargs
         assert axes["xticks"] == axes["yticks"] == list(enumerate(FEATURES))
         assert axes["invert_yaxis"]
+
+
+def test_correlation_writes_new_names():
+    figure = plot.correlation(matrix(), rename={"tense": "Tense"})
+    assert figure.Rectangles.I.dframe().feature[0] == "Tense"
+    axes = hv.Store.lookup_options("bokeh", figure, "plot").kwargs
+    assert axes["xticks"][0] == axes["yticks"][0] == (0, "Tense")
 
 
 def test_correlation_of_stimuli():
@@ -138,82 +146,89 @@ def test_mds_names_bad_input(change, color, message):
         plot.mds(change(positions()), color=color)
 
 
-def scan() -> xr.Dataset:
-    rng = np.random.default_rng(0)
-    return xr.Dataset(
-        {
-            "importance": (("layer", "unit", "feature"), 10 ** rng.uniform(-6, -1, (2, 12, 3))),
-            "r2": (("layer", "unit"), rng.uniform(-0.1, 0.5, (2, 12))),
-        },
-        coords={"layer": [1, 2], "feature": FEATURES, "model": "bert"},
+def three_levels() -> xr.Dataset:
+    data = positions().sel(layer=1)
+    return data.assign_coords(
+        number=("sentence", ["sg", "pl"] * 10),
+        group=("sentence", (["a"] * 5 + ["b"] * 4 + [""]) * 2),
+        person=("sentence", ([1, 2, 3, 1] * 5)),
     )
 
 
-def groups() -> xr.DataArray:
-    numbers = np.array([[0] * 4 + [1] * 5 + [2] * 3, [0] * 10 + [1, -1]], dtype=float)
-    numbers[1, 0] = np.nan
-    return xr.DataArray(numbers, dims=("layer", "unit"), coords={"layer": [1, 2]}, name="cluster")
+def glyphs(page):
+    """Color and marker of every group of points that a legend does not name alone."""
+    found = []
+    for renderer in page.select(GlyphRenderer):
+        data = renderer.data_source.data
+        if "text" in data and len(data["text"]):
+            row = tuple(str(data[name][0]) for name in ("number", "group", "person"))
+            found.append((row, renderer.glyph.fill_color, renderer.glyph.marker))
+    return found
 
 
-@pytest.mark.parametrize("cluster", [groups(), groups().to_dataset(), groups().chunk()])
-def test_clusters_draws_the_mean_over_the_units_of_each_cluster(cluster):
-    result = scan()
-    figure = plot.clusters(result.chunk({"unit": 5}), cluster)
-    assert sorted(figure.keys()) == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
-    sizes = {(1, 0): 4, (1, 1): 5, (1, 2): 3, (2, 0): 9, (2, 1): 1}
-    for (layer, number), size in sizes.items():
-        bars = figure[layer, number]
-        units = groups().sel(layer=layer).values == number
-        expected = result.importance.sel(layer=layer).values[units].mean(axis=0)
-        assert bars.dframe().feature.tolist() == FEATURES
-        np.testing.assert_allclose(bars.dframe().importance, expected)
-        assert bars.label == f"bert, {size} of {12 if layer == 1 else 10} units"
+def test_a_hierarchy_gives_marker_hue_and_lightness():
+    figure = plot.mds(three_levels(), hierarchy=["number", "group", "person"])
+    page = hv.render(figure, backend="bokeh")
+    drawn = glyphs(page)
+    markers, hues = {}, {}
+    for (number, group, person), color, marker in drawn:
+        markers.setdefault(number, set()).add(marker)
+        hues.setdefault((group, person), set()).add(color)
+    assert [len(found) for found in markers.values()] == [1, 1]
+    assert markers["sg"] != markers["pl"]
+    assert all(len(found) == 1 for found in hues.values())
+    assert len(set.union(*hues.values())) == len(hues)
+    shades = [max(hues["a", str(person)]) for person in (1, 2, 3)]
+    lightness = [sum(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in shades]
+    assert lightness == sorted(lightness) and len(set(lightness)) == 3
 
 
-def test_clusters_names_bad_input():
-    with pytest.raises(InputError, match="cluster: its coordinates are not those of univariate"):
-        plot.clusters(scan(), groups().assign_coords(layer=[1, 3]))
-    with pytest.raises(InputError, match="cluster: no unit belongs"):
-        plot.clusters(scan(), groups() * 0 - 1)
-    with pytest.raises(InputError, match="cluster: expected a DataArray with a dimension 'unit'"):
-        plot.clusters(scan(), groups().isel(unit=0))
-    with pytest.raises(InputError, match="univariate: 'importance' has no dimension 'unit'"):
-        plot.clusters(scan().isel(unit=0), groups())
+def test_the_one_legend_of_a_hierarchy_names_every_level():
+    figure = plot.mds(
+        three_levels(), hierarchy=["number", "group", "person"], rename={"group": "clause"}
+    )
+    expected = ["number: pl", "number: sg", "clause: a", "clause: b", "clause: undefined"]
+    expected += ["person: 1", "person: 2", "person: 3"]
+    page = hv.render(figure, backend="bokeh")
+    assert [item.label.value for item in page.legend[0].items] == expected
+    assert len(page.legend) == 1
+    (axis,) = hv.render(figure, backend="matplotlib").axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == expected
 
 
-def test_unit_distribution_holds_every_unit_of_every_layer():
-    result = scan()
-    result.importance[1, 8:] = np.nan
-    figure = plot.unit_distribution(result, features=["gender", "tense"])
-    assert list(figure.keys()) == ["gender", "tense"]
-    for feature in ("gender", "tense"):
-        table = figure[feature].dframe()
-        for layer, size in ((1, 12), (2, 8)):
-            values = table.importance[table.layer == str(layer)]
-            expected = result.importance.sel(layer=layer, feature=feature).values[:size]
-            np.testing.assert_array_equal(values, expected)
+def test_undefined_values_are_gray():
+    figure = plot.mds(three_levels(), color="group")
+    page = hv.render(figure, backend="bokeh")
+    named = {r.name: r.glyph.fill_color for r in page.select(GlyphRenderer)}
+    assert named["undefined"] == "#b0b0b0"
+    assert "#b0b0b0" not in {color for name, color in named.items() if name != "undefined"}
+    scale = hv.Store.lookup_options("bokeh", plot.mds(positions(), color="frequency").last, "plot")
+    assert scale.kwargs["clipping_colors"]["NaN"] == "#b0b0b0"
 
 
-def test_unit_distribution_puts_zero_and_less_at_the_end_of_a_logarithmic_axis():
-    result = scan()
-    result.importance[0, :3] = [[0.0], [-1e-3], [1e-20]]
-    table = plot.unit_distribution(result, features=["tense"]).dframe()
-    largest = float(result.importance.sel(feature="tense").max())
-    lowest = table.importance[:3]
-    assert lowest.nunique() == 1
-    assert largest / 1e7 < lowest[0] < largest / 1e6
-    linear = plot.unit_distribution(result, features=["tense"], log=False).dframe()
-    assert linear.importance[1] == -1e-3
+def test_hovering_shows_the_sentence_and_its_features():
+    for figure in (
+        plot.mds(three_levels(), hierarchy=["number", "group"]),
+        plot.mds(three_levels(), color="frequency"),
+        plot.mds(three_levels(), color="group"),
+    ):
+        page = hv.render(figure, backend="bokeh")
+        tips = page.select(HoverTool)
+        assert all(tip.tooltips[0] == ("sentence", "@{text}") for tip in tips)
+        sentences = sum(len(r.data_source.data.get("text", ())) for r in page.select(GlyphRenderer))
+        assert sentences == 20
 
 
-def test_unit_distribution_draws_scores_and_selects_features():
-    result = scan()
-    table = plot.unit_distribution(result, show="r2").dframe()
-    np.testing.assert_array_equal(table.r2, result.r2.values.ravel())
-    order = np.argsort(-result.importance.max(["layer", "unit"]).values)
-    figure = plot.unit_distribution(result, top=2)
-    assert list(figure.keys()) == [FEATURES[i] for i in order[:2]]
-    with pytest.raises(InputError, match="features: unknown value 'person'"):
-        plot.unit_distribution(result, features=["person"])
-    with pytest.raises(InputError, match="univariate: 'r2' has no dimension 'unit'"):
-        plot.unit_distribution(result.isel(unit=0), show="r2")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hierarchy": ["tense"], "color": "tense"}, "color: found together with hierarchy"),
+        ({"hierarchy": []}, "hierarchy: found .*; expected one to three"),
+        ({"hierarchy": ["tense", "number", "group", "person"]}, "expected one to three"),
+        ({"hierarchy": ["tense", "case"]}, "hierarchy: unknown value 'case'"),
+        ({"hierarchy": ["frequency", "tense"]}, "hierarchy: 'frequency' has 20 values; expected"),
+    ],
+)
+def test_impossible_hierarchies_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        plot.mds(three_levels(), **options)

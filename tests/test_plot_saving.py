@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from mlem_xr import plot
-from mlem_xr.plot import saving
+from mlem_xr.plot import grid, saving
 from mlem_xr.schema import InputError
 
 MAGIC = {
@@ -64,6 +64,10 @@ def figures() -> dict:
         "mds plain": plot.mds(position[0]),
         "clusters": plot.clusters(scan, xr.DataArray([0, 1, 1], dims="unit")),
         "distribution": plot.unit_distribution(scan),
+        "map": plot.unit_map(scan),
+        "compare": plot.compare(profile(1), profile(1)),
+        "decoding": plot.decoding(profile(1).rename(importance="auc")),
+        "hierarchy": plot.mds(position, hierarchy=["a", "b"]),
         "distribution of r2": plot.unit_distribution(scan, show="r2"),
     }
 
@@ -104,12 +108,10 @@ def test_a_page_says_where_there_is_no_data(tmp_path):
     result = profile(n_poolings=2, n_steps=2)
     result.importance.loc[{"pooling": "pooling1", "step": 1000}] = np.nan
     figure = plot.feature_importance(result)
-    assert len(figure) == 3
     plot.save(figure, tmp_path / "p.html")
-    assert "no data step: 1,000, pooling: pooling1" in re.sub(
-        r"\s+|\\n", " ", (tmp_path / "p.html").read_text()
-    )
-    assert len(figure) == 3
+    page = re.sub(r"\s+|\\+n", " ", (tmp_path / "p.html").read_text())
+    assert "no values step: 1,000, pooling: pooling1" in page
+    assert len(figure) == 4
 
 
 @pytest.mark.filterwarnings("error")
@@ -119,29 +121,30 @@ def test_a_page_of_few_recorded_combinations_looks_for_no_limits(tmp_path, monke
     single = (result.seed == 0) | (result.step > 0)
     result["importance"] = result.importance.where(recorded & single)
     figure = plot.feature_importance(result)
-    assert list(figure.keys()) == [(i * 1000, f"pooling{i}") for i in range(3)]
+    full = [key for key, frame in figure.data.items() if frame.group != "Empty"]
+    steps = ("0", "1,000", "2,000")
+    assert full == [(steps[i], f"pooling{i}") for i in range(3)]
     looked = []
     for element in (hv.Curve, hv.Scatter, hv.Spread):
         monkeypatch.setattr(element, "range", lambda *args, **options: looked.append(args))
     plot.save(figure, tmp_path / "p.html")
     assert not looked
-    page = re.sub(r"\s+|\\n", " ", (tmp_path / "p.html").read_text())
+    page = re.sub(r"\s+|\\+n", " ", (tmp_path / "p.html").read_text())
     for step, name in enumerate(("0", "1,000", "2,000")):
         for pooling in range(3):
-            absent = f"no data step: {name}, pooling: pooling{pooling}" in page
+            absent = f"no values step: {name}, pooling: pooling{pooling}" in page
             assert absent == (step != pooling)
 
 
-def panels(figure) -> list:
-    drawn = saving._panels(figure)
-    grid = saving._grid(drawn, saving._columns(figure, len(drawn)))
-    return [axis for axis in grid.axes if axis.get_title()]
+def drawn(figure, **options) -> list:
+    """Return the panels of an image."""
+    return [axis for axis in grid.drawn(grid.cells_of(figure), **options).axes if axis.get_title()]
 
 
 def test_an_image_has_one_panel_per_frame_and_shows_its_numbers():
     result = profile(n_poolings=3, n_steps=2)
-    axes = panels(plot.feature_importance(result, features=["tense"]))
-    assert [axis.get_title() for axis in axes] == [
+    axes = drawn(plot.feature_importance(result, features=["tense"]))
+    assert [" ".join(axis.get_title().split()) for axis in axes] == [
         f"step: {step}, pooling: pooling{p}" for step in ("0", "1,000") for p in range(3)
     ]
     values = result.importance.sel(feature="tense").values.reshape(6, 4)
@@ -159,16 +162,51 @@ def test_an_image_has_one_panel_per_frame_and_shows_its_numbers():
     assert not [axis for axis in axes if axis.get_legend()]
 
 
+def shape(figure) -> list[int]:
+    return [len(row) for row in grid.cells_of(figure)]
+
+
 def test_panels_lie_in_the_rows_of_the_first_slider():
-    columns = saving._columns
-    assert columns(plot.feature_importance(profile(3, 4)), 12) == 3
-    assert columns(plot.feature_importance(profile(3)), 3) == 3
-    assert columns(plot.feature_importance(profile(4)), 4) == 2
-    assert columns(plot.feature_importance(profile(12)), 12) == 4
+    assert shape(plot.feature_importance(profile(3, 4))) == [3] * 4
+    assert shape(plot.feature_importance(profile(5, 2))) == [5] * 2
+    assert shape(plot.feature_importance(profile(3))) == [3]
+    assert shape(plot.feature_importance(profile(4))) == [2, 2]
+    assert shape(plot.feature_importance(profile(12))) == [4] * 3
+
+
+def test_empty_cells_keep_their_place_and_say_why():
+    result = profile(n_poolings=3, n_steps=2)
+    result.importance.loc[{"step": 0, "pooling": "pooling1"}] = np.nan
+    figure = plot.feature_importance(result)
+    axes = drawn(figure)
+    assert len(axes) == 6
+    texts = [[text.get_text() for text in axis.texts] for axis in axes]
+    assert texts == [[], ["no values"], [], [], [], []]
+    assert "no values" not in axes[1].get_title()
+    axes[0].figure.draw_without_rendering()
+    boxes = [axis.get_position() for axis in axes]
+    for column in range(3):
+        assert boxes[column].x0 == pytest.approx(boxes[column + 3].x0)
+    for row in (0, 3):
+        assert len({round(box.y0, 6) for box in boxes[row : row + 3]}) == 1
+    # A map of the user's that lacks a frame has an empty cell, too.
+    lacking = figure.clone({k: v for k, v in figure.data.items() if k != ("1,000", "pooling2")})
+    assert [cell.reason for row in grid.cells_of(lacking) for cell in row] == [
+        "", "no values", "", "", "", "no values"
+    ]  # fmt: skip
+
+
+def test_parts_of_a_layout_are_the_columns_of_their_common_frames():
+    result = profile(n_poolings=3)
+    both = plot.feature_importance(result) + plot.feature_importance(result, log=False)
+    assert shape(both) == [2, 2, 2]
+    assert [cell.title for row in grid.cells_of(both) for cell in row] == [
+        f"pooling: pooling{i}" for i in (0, 0, 1, 1, 2, 2)
+    ]
 
 
 def test_a_figure_of_one_frame_has_title_and_labels_of_its_own():
-    (axis,) = panels(plot.feature_importance(profile(1)))
+    (axis,) = drawn(plot.feature_importance(profile(1)))
     assert axis.get_title() == "bert, step 0, pooling pooling0"
     assert axis.get_xlabel() == "layer"
     assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2", "3", "4"]
@@ -176,17 +214,114 @@ def test_a_figure_of_one_frame_has_title_and_labels_of_its_own():
 
 def test_figures_side_by_side_are_saved(tmp_path):
     both = plot.feature_importance(profile(2)) + figures()["correlation"]
-    assert len(saving._panels(both)) == 3
+    assert shape(both) == [3]
     plot.save(both, tmp_path / "both.png")
     assert (tmp_path / "both.png").stat().st_size > 3000
 
 
+def crowded() -> dict:
+    rng = np.random.default_rng(0)
+    names = [f"subordinate_clause_FEATURE{i}" for i in range(25)]
+    result = xr.Dataset(
+        {"importance": (("pooling", "layer", "feature"), rng.uniform(1e-4, 0.1, (3, 30, 25)))},
+        coords={
+            "model": "a-model-with-a-rather-long-name-of-some-forty-letters",
+            "pooling": ["first-token", "mean", "last-token"],
+            "layer": range(1, 31),
+            "feature": names,
+        },
+    )
+    one = result.sel(pooling="mean")
+    return {
+        "lines": plot.feature_importance(one, top=25),
+        "panels": plot.feature_importance(result, top=9),
+        "dots": plot.feature_importance(one.sel(layer=[3]), top=25),
+        **{name: figures()[name] for name in ("correlation", "mds", "clusters", "distribution")},
+    }
+
+
+@pytest.mark.parametrize(("width", "millimeters"), [("column", 85), ("page", 178), (60, 60)])
+def test_a_figure_of_a_given_width_has_readable_text_and_nothing_cut(width, millimeters):
+    for name, figure in crowded().items():
+        made = grid.drawn(grid.cells_of(figure), width=saving._millimeters(width))
+        made.draw_without_rendering()
+        assert made.get_size_inches()[0] * 25.4 == pytest.approx(millimeters), name
+        for text in made.findobj(matplotlib.text.Text):
+            if text.get_visible() and text.get_text():
+                assert 6.5 <= text.get_fontsize() <= 8.5, (name, text)
+        box = made.get_tightbbox()
+        wide, high = made.get_size_inches()
+        tolerance = 0.02
+        assert box.x0 > -tolerance and box.y0 > -tolerance, name
+        assert box.x1 < wide + tolerance and box.y1 < high + tolerance, name
+
+
+def test_no_two_names_of_layers_touch():
+    for name in ("lines", "panels"):
+        made = grid.drawn(grid.cells_of(crowded()[name]), width=85)
+        made.draw_without_rendering()
+        for axis in made.axes:
+            boxes = [t.get_window_extent() for t in axis.get_xticklabels() if t.get_text()]
+            assert len(boxes) >= 2
+            assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+
+
+def test_an_image_has_the_width_and_the_dots_asked_for(tmp_path):
+    figure = plot.feature_importance(profile())
+    for options, pixels in (
+        ({"width": "column"}, 85 / 25.4 * 300),
+        ({"width": 100, "dpi": 100}, 100 / 25.4 * 100),
+    ):
+        plot.save(figure, tmp_path / "p.png", **options)
+        assert plt.imread(tmp_path / "p.png").shape[1] == pytest.approx(pixels, abs=2)
+    plot.save(figure, tmp_path / "p.svg", width=85)
+    width = re.search(r'<svg [^>]*width="([\d.]+)pt"', (tmp_path / "p.svg").read_text())[1]
+    assert float(width) == pytest.approx(85 / 25.4 * 72, abs=0.1)
+
+
+def test_letters_are_part_of_vector_files(tmp_path):
+    figure = plot.feature_importance(profile())
+    plot.save(figure, tmp_path / "p.pdf")
+    data = (tmp_path / "p.pdf").read_bytes()
+    assert b"/FontFile2" in data
+    assert b"/Type3" not in data
+    plot.save(figure, tmp_path / "p.svg")
+    assert "<text" not in (tmp_path / "p.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": "wide"}, "width: found 'wide'; expected 'column', 'page' or 30 to 2000"),
+        ({"width": 5}, "width: found 5; expected"),
+        ({"width": True}, "width: found True; expected"),
+        ({"dpi": 0}, "dpi: found 0; expected an integer from 20 to 2400"),
+        ({"dpi": 99.5}, "dpi: found 99.5"),
+    ],
+)
+def test_impossible_sizes_are_named(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        plot.save(hv.Curve([1, 2]), tmp_path / "p.png", **options)
+    with pytest.raises(InputError, match="width, dpi: a page has none"):
+        plot.save(hv.Curve([1, 2]), tmp_path / "p.html", **options)
+
+
+def test_options_of_holoviews_go_on_working(tmp_path):
+    figure = plot.feature_importance(profile(1)).opts(
+        title="My title", ylabel="my label", fontsize=14, backend="matplotlib"
+    )
+    for width in (None, 85):
+        (axis,) = drawn(figure, width=width)
+        assert axis.get_ylabel().replace("\n", " ") == "my label"
+        assert axis.yaxis.label.get_size() == 14
+        assert axis.get_title() == "My title"
+
+
 def test_too_many_frames_for_an_image_are_refused(tmp_path):
-    figure = plot.feature_importance(profile(13))
-    with pytest.raises(InputError, match="13 frames, an image shows 1 to 12; .*'pooling'"):
+    figure = plot.feature_importance(profile(25))
+    with pytest.raises(InputError, match="25 frames, an image shows 1 to 24; .*'pooling'"):
         plot.save(figure, tmp_path / "p.png")
     assert not list(tmp_path.iterdir())
-    plot.save(plot.feature_importance(profile(12)), tmp_path / "p.png")
 
 
 def test_too_many_frames_for_a_page_are_refused(tmp_path):
@@ -198,8 +333,9 @@ def test_too_many_frames_for_a_page_are_refused(tmp_path):
 
 def test_the_sliders_combinations_are_counted():
     figure = plot.feature_importance(profile(n_poolings=3, n_steps=4))
-    assert saving._values(figure) == [[0, 1000, 2000, 3000], ["pooling0", "pooling1", "pooling2"]]
-    assert saving._values(hv.Curve([1, 2])) == []
+    poolings = ["pooling0", "pooling1", "pooling2"]
+    assert grid.values_of(figure) == [["0", "1,000", "2,000", "3,000"], poolings]
+    assert grid.values_of(hv.Curve([1, 2])) == []
 
 
 @pytest.mark.parametrize("name", ["p.gif", "p", "p.png.txt"])
@@ -218,8 +354,8 @@ def test_missing_folders_are_made(tmp_path):
 
 
 def test_a_refused_figure_leaves_no_folder(tmp_path):
-    with pytest.raises(InputError, match="13 frames"):
-        plot.save(plot.feature_importance(profile(13)), tmp_path / "figures" / "p.png")
+    with pytest.raises(InputError, match="25 frames"):
+        plot.save(plot.feature_importance(profile(25)), tmp_path / "figures" / "p.png")
     assert not list(tmp_path.iterdir())
 
 

@@ -303,3 +303,30 @@ def test_documented_example() -> None:
 def test_documented_sets_exist() -> None:
     page = (DOCS / "grammars.md").read_text()
     assert all(f"`{name}`" in page for name in list_stimuli())
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    expected = table(generate_stimuli(path))
+    for name in ("own.csv", "own.fcfg"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert (tmp_path / "own.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    assert table(generate_stimuli(path)) == expected
+
+
+def test_a_variable_that_nothing_binds_agrees_with_anything(tmp_path: Path) -> None:
+    """Only the verb has the variable: every verb follows every noun."""
+    rules = RULES.replace("N[ROLE=subj, NUM=?n]", "N[ROLE=subj]")
+    found = table(generate_stimuli(write(tmp_path, rules)))
+    assert set(found) == {
+        f"{noun} {verb}" for noun in ("dog", "cat", "dogs", "sheep") for verb in ("runs", "run")
+    }
+    assert found["dog run"] == "sg"
+
+
+def test_a_class_may_have_words_and_a_rule(tmp_path: Path) -> None:
+    rules = RULES + "N[NUM=pl] -> N[NUM=sg, WORD=dog] 'pack'\n"
+    with_rule = table(generate_stimuli(write(tmp_path, rules)))
+    assert set(table(generate_stimuli(write(tmp_path)))) < set(with_rule)
+    assert with_rule["dog pack run"] == "pl"

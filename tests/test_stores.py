@@ -184,7 +184,7 @@ def test_what_is_not_a_store_is_refused(stimuli, tmp_path):
     with pytest.raises(InputError, match="exists and is not a store"):
         mx.create_store(stimuli, tmp_path / "folder")
     zarr.open_group(tmp_path / "foreign.zarr", mode="w")
-    with pytest.raises(InputError, match="has conventions None; expected 'mlem_xr-store-1'"):
+    with pytest.raises(InputError, match="has conventions None; expected 'mlem_xr-store-2'"):
         mx.open_store(tmp_path / "foreign.zarr")
 
 

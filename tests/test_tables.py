@@ -17,7 +17,7 @@ def test_a_row_per_cell_and_feature(activations):
     assert table.columns[6:].tolist() == [
         *("importance", "std_error", "p_value", "weight_fold0", "weight_fold1"),
         *("alpha_fold0", "alpha_fold1", "intercept_fold0", "intercept_fold1"),
-        *("r2", "r", "mse", "mae"),
+        *("r2", "r", "mse", "variance", "mae"),
     ]
     for row in table.itertuples():
         labels = {name: getattr(row, name) for name in columns[:5]}

@@ -16,7 +16,11 @@ from mlem_xr.kernels.explain import explain_units
 from mlem_xr.schema import REPRESENTATION, InputError
 from mlem_xr.store import saving
 from mlem_xr.store.activations import write_checkpoint
-from mlem_xr.store.tasks import cut_into_tasks, n_layers
+from mlem_xr.store.tasks import cut_into_tasks
+
+
+def n_layers(task):
+    return task["layer"].stop - task["layer"].start
 
 
 def positions_of(task):

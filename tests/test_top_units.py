@@ -191,3 +191,14 @@ def test_a_lazy_scan_of_activations_in_memory_gives_the_same(activations):
     expected = mx.top_unit_importance(activations, scan, k=[1, 3])
     result = mx.top_unit_importance(activations, scan.chunk({"unit": 2, "seed": 1}), k=[1, 3])
     xr.testing.assert_identical(result.compute(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:activations. all sentences have the same activations")
+def test_layers_whose_units_are_all_constant_have_no_best_ones(activations):
+    activations["activation"][0, 0, 0, 0, 1] = 3.0
+    scan = mx.univariate_importance(activations)
+    best = mx.top_unit_importance(activations, scan, k=[1, 2])
+    constant = best.sel(seed=0, pooling="first-token", layer=2)
+    assert np.isnan(constant["r2"]).all()
+    assert not constant["chosen"].any()
+    assert np.isfinite(best["r2"].sel(layer=[1, 3])).all()

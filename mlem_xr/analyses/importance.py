@@ -87,6 +87,7 @@ def outputs(over: str | None = None) -> dict[str, Output]:
             own, f"Pearson correlation of predicted and actual target {score}", original="score_R"
         ),
         "mse": Output(own, f"mean squared error {score}", "target^2", original="score_MSE"),
+        "variance": Output(own, "variance of the target on held-out pairs", "target^2"),
         "mae": Output(
             own, f"mean absolute error {score}", "target", original="score_MAE", optional=True
         ),

@@ -37,7 +37,8 @@ def concatenate_layers(activations: xr.Dataset) -> xr.Dataset:
         where a network lacks a layer or unit; lazy if `activations` is, a chunk per
         representation. New coordinates over `unit`: `unit` int64 (0, 1, ...), `unit_layer` and
         `unit_number`, the layer that a unit comes from and its number there. What has neither units
-        nor layers is as it was; other variables over units or layers now run over `unit`.
+        nor layers is as it was; `n_units` is the sum over layers; other variables over units or
+        layers now run over `unit`.
 
     Raises
     ------
@@ -67,6 +68,9 @@ def concatenate_layers(activations: xr.Dataset) -> xr.Dataset:
     stacked = labeled.stack(net=("layer", "unit"), create_index=False)
     whole = stacked.rename(layer="unit_layer", unit="unit_number").rename(net="unit")
     whole = whole.assign_coords(unit=range(whole.sizes["unit"]))
+    if "n_units" in activations.data_vars:
+        counts = activations["n_units"]
+        whole["n_units"] = counts.sum("layer", keep_attrs=True).expand_dims("layer", axis=-1)
     for name, long_name in _LONG_NAMES.items():
         whole[name].attrs["long_name"] = long_name
     return whole.assign(activation=_one_layer(whole["activation"].variable)).assign_coords(

@@ -94,7 +94,8 @@ def multivariate_importance(
         Lazy if `activations` is; all float64, NaN where nothing was recorded. `importance` and
         `std_error` (..., layer, feature) in squared units of y; `p_value` (..., layer, feature);
         `weight` (..., layer, fold, feature); `alpha` and `intercept` (..., layer, fold); `r2`,
-        `r`, `mse` and, with `mae=True`, `mae` (..., layer), means over the folds.
+        `r`, `mse`, `variance` of the target (so that importance / variance is a drop of R2) and,
+        with `mae=True`, `mae` (..., layer), means over the folds.
 
     Raises
     ------

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
 
 import mlem_xr as mx
-from mlem_xr.cli.output import print_table
-from mlem_xr.schema import FINAL, FINAL_STEP, POOLINGS, REPRESENTATION
+from mlem_xr.cli.output import print_table, show_warning
+from mlem_xr.schema import CHECKPOINT, FINAL, FINAL_STEP, POOLINGS, REPRESENTATION
 
 _PATH = click.Path(path_type=Path)
 
@@ -100,18 +104,44 @@ def info(store: Path, detail: bool) -> None:
     click.echo(f"{data.attrs['stimuli']}: {data.sizes['sentence']} sentences; {features}")
     for dim in REPRESENTATION:
         click.echo(f"{dim}: {', '.join(map(_shown, data[dim].values))}")
-    click.echo(f"units: up to {data.sizes['unit']}")
-    recorded = data["recorded"].to_dataframe()
-    recorded["source"] = [
-        json.loads(text).get("source", "") if text else ""
-        for text in data["provenance"].values.ravel()
-    ]
-    recorded = recorded[recorded["recorded"]].reset_index()
-    recorded["step"] = recorded["step"].map(_shown)
-    print_table(recorded[["model", "seed", "step", "source"]])
+    print_table(_recorded(data))
+    for checkpoint in _with_missing_chunks(data):
+        show_warning(f"chunks of {checkpoint} are missing; record it again")
     saved = mx.list_results(store, detail=detail)
     if len(saved):
         print_table(saved)
+
+
+def _recorded(data: xr.Dataset) -> pd.DataFrame:
+    """List the checkpoints, and which poolings, layers and units there are of each."""
+    rows = []
+    for where in np.argwhere(data["recorded"].values):
+        one = data[["n_units", "provenance"]].isel(dict(zip(CHECKPOINT, where, strict=True)))
+        units = one["n_units"]
+        rows.append(
+            {dim: _shown(one[dim].item()) for dim in CHECKPOINT}
+            | {"pooling": ", ".join(one["pooling"].values[units.any("layer")])}
+            | {"layer": _runs(one["layer"].values[units.any("pooling")])}
+            | {"units": _runs(np.unique(units.values[units.values > 0]))}
+            | {"source": json.loads(one["provenance"].item()).get("source", "")}
+        )
+    return pd.DataFrame(rows)
+
+
+def _with_missing_chunks(data: xr.Dataset) -> list[str]:
+    recorded = data["recorded"].to_series()
+    names = [dict(zip(CHECKPOINT, labels, strict=True)) for labels in recorded.index[recorded]]
+    return [
+        ", ".join(f"{dim}={label}" for dim, label in name.items())
+        for name in names
+        if mx.missing_checkpoints(data.attrs["store"], **{d: [v] for d, v in name.items()})
+    ]
+
+
+def _runs(numbers: NDArray) -> str:
+    """List ascending numbers; those that follow one another as in "1-12"."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _shown(label: Any) -> str:

@@ -10,7 +10,7 @@ attributes of `options`. T targets give, by name, float64
     importance, std_error, p_value    (T, feature)
     weight                            (T, fold, feature)
     alpha, intercept                  (T, fold)
-    r2, r, mse, and mae if asked for  (T)
+    r2, r, mse, variance, and mae if asked for  (T)
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

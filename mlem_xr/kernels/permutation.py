@@ -117,8 +117,9 @@ def scores(
 ) -> dict[str, NDArray]:
     """Score the predictions of one fold on its held-out pairs: float64 (T) by name.
 
-    `r2` (coefficient of determination), `r` (Pearson correlation of prediction and target) and
-    `mse` (mean squared error). NaN for a constant target; `r` also for a constant prediction.
+    `r2` (coefficient of determination), `r` (Pearson correlation of prediction and target), `mse`
+    (mean squared error) and `variance` of the target. NaN for a constant target; `r` also for a
+    constant prediction.
     """
     n = count.sum()
     mean = total.sum(axis=0) / n
@@ -132,4 +133,9 @@ def scores(
     predicts = spread > _ROUNDING * (count @ held.prediction**2 / n)
     covariance = np.einsum("pt,pt->t", centered, total) / n
     product = np.where(predicts, spread * variance, np.nan)
-    return {"r2": 1.0 - mse / variance, "r": covariance / np.sqrt(product), "mse": mse}
+    return {
+        "r2": 1.0 - mse / variance,
+        "r": covariance / np.sqrt(product),
+        "mse": mse,
+        "variance": variance,
+    }

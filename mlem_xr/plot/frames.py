@@ -1,4 +1,8 @@
-"""From labeled arrays to the frames of a figure: what is drawn, what slides, what is fixed."""
+"""From labeled arrays to the frames of a figure: what is drawn, what slides, what is fixed.
+
+A frame without values stays in its place and says why it is empty, so that what lies beside or
+below one another belongs together.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -6,21 +10,12 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 import xarray as xr
-from scipy import stats
 
-from mlem_xr.schema import (
-    FINAL,
-    FINAL_STEP,
-    REPRESENTATION,
-    InputError,
-    check_integer,
-    choose,
-    listed,
-    plain_value,
-)
+from mlem_xr.plot.looks import Looks
+from mlem_xr.schema import REPRESENTATION, InputError, check_integer, choose, listed
 
-CONFIDENCE = 0.99
-"""Coverage of the intervals over seeds."""
+EMPTY = "Empty"
+"""Group of a frame without values; the last part of its label says why there are none."""
 
 
 def variable(result: xr.Dataset, name: str, *, argument: str = "result") -> xr.DataArray:
@@ -46,7 +41,7 @@ def refuse(values: xr.DataArray, dims: Iterable[str], advice: str) -> None:
             raise InputError(f"result: {values.name!r} has the dimension {dim!r}; {advice}")
 
 
-def expanded(values: xr.DataArray, *dims: str) -> xr.DataArray:
+def expanded(values: Any, *dims: str) -> Any:
     """Return the values with these dimensions, of length one where a selection removed them."""
     for dim in dims:
         if dim not in values.dims:
@@ -56,30 +51,7 @@ def expanded(values: xr.DataArray, *dims: str) -> xr.DataArray:
     )
 
 
-def over_seeds(values: xr.DataArray) -> xr.Dataset:
-    """Return `mean` over the seeds that hold a value, and `half`, half the width of its interval.
-
-    The interval is Student's t; `half` is NaN where fewer than two seeds hold a value.
-    """
-    if values.sizes.get("seed", 1) < 2:
-        mean = values.squeeze("seed") if "seed" in values.dims else values
-        return xr.Dataset({"mean": mean, "half": xr.full_like(mean, np.nan)})
-    count = values.count("seed")
-    deviation = values.where(count > 1, 0.0).std("seed", ddof=1)
-    quantile = xr.zeros_like(deviation) + stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    half = (quantile * deviation / np.sqrt(count.where(count > 1))).where(count > 1)
-    return xr.Dataset({"mean": values.mean("seed"), "half": half})
-
-
-def describe(dim: str, value: Any) -> str:
-    """Return the readable form of a coordinate's value: step -1 is "final", 20000 is "20,000"."""
-    value = plain_value(value)
-    if dim == "step":
-        return FINAL if value == FINAL_STEP else f"{value:,}"
-    return str(value)
-
-
-def fixed(values: xr.DataArray, drawn: tuple[str, ...]) -> str:
+def fixed(values: xr.DataArray, drawn: tuple[str, ...], looks: Looks) -> str:
     """Return a title that names the coordinates which have one value in the whole figure."""
     named = dict.fromkeys((*REPRESENTATION, *map(str, values.dims)))
     single = [
@@ -88,7 +60,8 @@ def fixed(values: xr.DataArray, drawn: tuple[str, ...]) -> str:
         if name in values.coords and values[name].size == 1 and name not in drawn
     ]
     parts = [
-        ("" if name == "model" else f"{name} ") + describe(name, values[name].values.reshape(-1)[0])
+        ("" if name == "model" else f"{looks.name(name)} ")
+        + looks.name(values[name].values.reshape(-1)[0], name)
         for name in single
     ]
     return ", ".join(parts)
@@ -101,40 +74,125 @@ def sliders(values: xr.DataArray | xr.Dataset, drawn: tuple[str, ...]) -> list[s
 
 def frames(
     values: xr.Dataset, name: str, drawn: tuple[str, ...]
-) -> Iterator[tuple[tuple, xr.Dataset]]:
-    """Yield key and values of every frame in which the variable `name` holds a number."""
+) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
+    """Yield labels and values of every frame, also of those in which `name` holds no number."""
     values = values.squeeze([d for d in values.sizes if values.sizes[d] == 1 and d not in drawn])
     dims = sliders(values, drawn)
     values = values.assign_coords({dim: values[dim] for dim in dims})
+    for dim in dims:
+        # What has no values in any frame, is no part of the figure.
+        values = values.isel({dim: values[name].notnull().any(set(values[name].dims) - {dim})})
     for index in np.ndindex(*(values.sizes[dim] for dim in dims)):
         frame = values.isel(dict(zip(dims, index, strict=True)))
-        if bool(frame[name].notnull().any()):
-            yield tuple(frame[dim].item() for dim in dims), frame
+        yield {dim: frame[dim].item() for dim in dims}, frame
 
 
 def figure_of(
-    values: xr.Dataset, name: str, drawn: tuple[str, ...], draw: Callable[[xr.Dataset], Any]
+    values: xr.Dataset,
+    name: str,
+    drawn: tuple[str, ...],
+    draw: Callable[[xr.Dataset], Any],
+    looks: Looks,
+    *,
+    source: xr.DataArray | None = None,
+    empty: str = "",
 ) -> Any:
-    """Draw every frame; return the only one, or a HoloMap whose keys are the other coordinates."""
-    drawings = {key: draw(frame) for key, frame in frames(values, name, drawn)}
-    dims = sliders(values, drawn)
+    """Draw every frame; return the only one, or a HoloMap whose keys are the other coordinates.
+
+    `source` has the coordinates that say why there are no values, which means over seeds have lost;
+    where these do not tell, `empty` does.
+    """
+    source = values[name] if source is None else source
+    found = list(frames(values, name, drawn))
+    blanks: dict[str, Any] = {}
+    drawings = []
+    for labels, frame in found:
+        if bool(frame[name].notnull().any()):
+            drawings.append(draw(frame))
+            continue
+        why = _why_empty(source, labels) or empty or "no values"
+        if why not in blanks:
+            blank = draw(frame)
+            title = ", ".join(filter(None, (blank.label, why)))
+            blanks[why] = blank.relabel(title, group=EMPTY)
+        drawings.append(blanks[why])
+    dims = list(found[0][0])
     if not dims:
-        return drawings[()]
+        return drawings[0]
+    shown = {dim: _keys([labels[dim] for labels, _ in found], dim, looks) for dim in dims}
+    keys = [tuple(shown[dim][labels[dim]] for dim in dims) for labels, _ in found]
+    first = next(i for i, drawing in enumerate(drawings) if drawing.group != EMPTY)
     dimensions = [
-        hv.Dimension(dim, value_format=lambda value, dim=dim: describe(dim, value)) for dim in dims
+        # Selectors would be in the order of the alphabet; the first frame is one with values.
+        hv.Dimension(
+            (dim, looks.name(dim)), values=list(shown[dim].values()), default=keys[first][i]
+        )
+        for i, dim in enumerate(dims)
     ]
-    return hv.HoloMap(drawings, dimensions, sort=False)
+    return hv.HoloMap(dict(zip(keys, drawings, strict=True)), dimensions, sort=False)
 
 
-def chosen(means: xr.DataArray, dim: str, top: int, names: Iterable[Any] | None) -> list[Any]:
-    """Return the labels of `dim` to draw: those named, or the `top` ones with the largest value."""
-    known = means[dim].values.tolist()
-    if names is not None:
-        wanted = [choose(f"{dim}s", name, known) for name in dict.fromkeys(names)]
-        if not wanted:
-            raise InputError(f"{dim}s: an empty list; expected some of {known}")
-        return wanted
+def _keys(labels: list[Any], dim: str, looks: Looks) -> dict[Any, Any]:
+    """Return what stands for each label of a slider.
+
+    Numbers in ascending order stay numbers; others are texts, which selectors leave in their order.
+    """
+    labels = list(dict.fromkeys(labels))
+    shown = [looks.name(label, dim) for label in labels]
+    ascending = all(isinstance(v, int | float) for v in labels) and labels == sorted(labels)
+    plain = ascending and shown == list(map(str, labels))
+    if len(set(shown)) < len(shown):
+        raise InputError(f"rename: some labels of {dim!r} would have the same name: {shown}")
+    return dict(zip(labels, labels if plain else shown, strict=True))
+
+
+def _why_empty(source: xr.DataArray, labels: dict[str, Any]) -> str:
+    """Say why there are no values, as far as the marks of a store's results tell."""
+    known = {dim: label for dim, label in labels.items() if dim in source.dims}
+    part = source.sel(known)
+    recorded, computed = (part.coords.get(name) for name in ("fingerprint", "computed_from"))
+    if recorded is not None and bool((recorded == "").all()):
+        return "not recorded"
+    if computed is not None and bool((computed == "").all()):
+        return "not computed"
+    if recorded is not None and computed is not None and not bool((recorded == computed).any()):
+        return "recorded again since it was computed"
+    return ""
+
+
+def named(dim: str, names: Iterable[Any] | None, known: list[Any]) -> list[Any] | None:
+    """Return the labels of `dim` that a caller named, each once and known; None if none."""
+    if names is None:
+        return None
+    names = [names] if isinstance(names, str) else names
+    wanted = [choose(f"{dim}s", name, known) for name in dict.fromkeys(names)]
+    if not wanted:
+        raise InputError(f"{dim}s: an empty list; expected some of {known}")
+    return wanted
+
+
+def leading(
+    means: xr.DataArray, dim: str, top: int, within: Iterable[str] = ()
+) -> tuple[list[Any], str]:
+    """Return the leading labels of `dim`, in the order of the data, and words that say so.
+
+    In every panel (each place along the dimensions other than `dim` and `within`) labels are
+    ranked by their largest value. A label scores 1 for each panel that it leads, 1/2 for each where
+    it is second, and so on; ties go to the larger share of the panel's largest value. So what
+    matters in several panels is there, and no panel counts more for its larger scale.
+    """
     top = check_integer("top", top, at_least=1)
-    largest = means.max([d for d in means.dims if d != dim]).values
-    order = np.argsort(-largest, kind="stable")[: int(np.isfinite(largest).sum())]
-    return [known[i] for i in order[:top]]
+    known = means[dim].values.tolist()
+    peaks = means.max([d for d in within if d in means.dims])
+    table = peaks.transpose(..., dim).values.reshape(-1, len(known))
+    table = table[np.isfinite(table).any(axis=1)]
+    heights = np.where(np.isfinite(table), table, -np.inf)
+    ranks = np.argsort(np.argsort(-heights, axis=1, kind="stable"), axis=1)
+    score = (np.isfinite(heights) * 0.5**ranks).sum(axis=0)
+    largest = np.abs(heights.max(axis=1, keepdims=True))
+    share = np.where(np.isfinite(heights), heights, 0.0) / np.where(largest > 0, largest, 1.0)
+    order = np.lexsort((-share.sum(axis=0), -score))
+    there = [i for i in order if np.isfinite(heights[:, i]).any()]
+    chosen = [known[i] for i in sorted(there[:top])]
+    note = f"top {len(chosen)} of {len(there)} {dim}s" if len(chosen) < len(there) else ""
+    return chosen, note

@@ -1,120 +1,72 @@
-"""How figures look, in both backends: colors, markers, dashes, fonts and the options of both.
+"""How figures look in both backends: sizes, fonts, and the options of the elements.
 
 Importing this module registers both plotting backends with HoloViews; it selects none that the
 user has already selected, and leaves matplotlib's own backend alone.
 """
 
+from collections.abc import Iterable
+from textwrap import fill
 from typing import Any
 
 import holoviews as hv
 import holoviews.plotting.bokeh
 import holoviews.plotting.mpl  # noqa: F401
+from matplotlib.ticker import NullLocator
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette for color-blind readers, without its yellow, too pale for lines."""
+from mlem_xr.plot.looks import Looks
 
-# As many as are coprime to the number of colors: 7 x 8 lines differ before a look repeats.
-MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "x", "star")
-_MATPLOTLIB_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+Options = dict[str, dict[str, Any]]
+"""Options of elements: type -> option -> value."""
 
-DASHES = ("solid", "dashed", "dotdash", "dotted")
-_MATPLOTLIB_DASHES = ("-", "--", "-.", ":")
+BACKENDS = ("bokeh", "matplotlib")
 
-WIDTH, HEIGHT = 800, 420
+WIDTH, HEIGHT = 760, 420
 """Size of a figure in pixels (bokeh)."""
 
-INCHES = (8.0, 4.6)
+INCHES = (7.0, 4.2)
 """Size of a figure in inches (matplotlib)."""
 
-_FONTS = {"labels": 11, "ticks": 10, "title": 11, "legend": 10, "legend_title": 10}
+POINTS_SIZE = {"labels": 11, "ticks": 10, "title": 11, "legend": 10, "legend_title": 10}
+"""Sizes of text, in points."""
 
-_COLOR = hv.Cycle(list(COLORS))
-_BOKEH_FRAME = {"width": WIDTH, "height": HEIGHT, "fontsize": _FONTS}
-_MATPLOTLIB_FRAME = {"fig_inches": INCHES, "aspect": None, "fontsize": _FONTS}
-
-LINES_BOKEH = {
-    "Curve": {
-        "color": _COLOR,
-        "line_dash": hv.Cycle(list(DASHES)),
-        "line_width": 2,
-        "show_grid": True,
-    },
-    "Scatter": {
-        "color": _COLOR,
-        "marker": hv.Cycle(list(MARKERS)),
-        "size": 8,
-        "tools": ["hover"],
-    },
-    "Spread": {"color": _COLOR, "fill_alpha": 0.2, "line_alpha": 0},
-    # Without caps: where the end of the axis cuts a bar, a cap would seem to be its own end.
-    "ErrorBars": {"color": _COLOR, "line_width": 2, "lower_head": None, "upper_head": None},
+LABELS = {
+    "importance": "importance (increase of squared error)",
+    "r2": "R² on held-out pairs",
+    "r": "Pearson correlation on held-out pairs",
+    "mse": "mean squared error on held-out pairs",
+    "mae": "mean absolute error on held-out pairs",
 }
-"""Lines with markers and bands, one look per line (bokeh)."""
+"""Axis labels of what can be drawn."""
+
+_PIXELS_PER_LETTER = 8.5
+"""Of a bold title."""
+
+TITLE = "{label}\n{dimensions}"
+"""Without the group, which is there for the options alone."""
+
+_FRAMES: Options = {
+    "bokeh": {"width": WIDTH, "height": HEIGHT, "fontsize": POINTS_SIZE, "title": TITLE},
+    "matplotlib": {
+        "fig_inches": INCHES,
+        "aspect": None,
+        "fontsize": POINTS_SIZE,
+        "title": TITLE,
+    },
+}
 
 # Without an aspect of its own every element would make the axes square. The overlay alone sets the
 # ticks: those of a logarithmic axis cannot be set by a part that holds only NaN.
-_MATPLOTLIB_AXES = {
-    "aspect": None,
-    "apply_ticks": False,
-    "show_grid": True,
-    "gridstyle": {"color": "#e0e0e0", "linewidth": 0.6, "zorder": -1},
-}
-
-LINES_MATPLOTLIB = {
-    "Curve": {
-        **_MATPLOTLIB_AXES,
-        "color": _COLOR,
-        "linestyle": hv.Cycle(list(_MATPLOTLIB_DASHES)),
-        "marker": hv.Cycle(list(_MATPLOTLIB_MARKERS)),
-        "ms": 5,
-        "linewidth": 1.5,
-    },
-    # The curve draws the markers itself here, so that the legend shows line and marker together.
-    "Scatter": {**_MATPLOTLIB_AXES, "visible": False, "show_legend": False},
-    "Spread": {
-        **_MATPLOTLIB_AXES,
-        "facecolor": _COLOR,
-        "alpha": 0.2,
-        "linewidth": 0,
-        "show_legend": False,
-    },
-    "ErrorBars": {
-        **_MATPLOTLIB_AXES,
-        "edgecolor": _COLOR,
-        "elinewidth": 2,
-        "show_legend": False,
-    },
-    "NdOverlay": {"apply_ticks": False},
-}
-"""Lines with markers and bands, one look per line (matplotlib)."""
-
-
-POINTS_BOKEH = {
-    "color": _COLOR,
-    "marker": hv.Cycle(list(MARKERS)),
-    "size": 6,
-    "alpha": 0.7,
-    "tools": ["hover"],
-    "data_aspect": 1,
-}
-"""Points, one look per group (bokeh)."""
-
-POINTS_MATPLOTLIB = {
-    "color": _COLOR,
-    "marker": hv.Cycle(list(_MATPLOTLIB_MARKERS)),
-    "s": 18,
-    "alpha": 0.7,
-}
-"""Points, one look per group (matplotlib)."""
+_MATPLOTLIB_AXES = {"aspect": None, "apply_ticks": False}
+_GRID = {"show_grid": True, "gridstyle": {"color": "#e4e4e4", "linewidth": 0.6, "zorder": -1}}
 
 
 def styled(
     figure: Any,
     outermost: str,
     *,
-    bokeh: dict[str, dict] | None = None,
-    matplotlib: dict[str, dict] | None = None,
-    both: dict[str, dict] | None = None,
+    bokeh: Options | None = None,
+    matplotlib: Options | None = None,
+    both: Options | None = None,
     **frame: Any,
 ) -> Any:
     """Give a figure its options in both backends, and return it.
@@ -124,13 +76,137 @@ def styled(
     `frame`. The other options are type -> option -> value; those of one backend go before those of
     both.
     """
-    for backend, usual, own in (
-        ("bokeh", _BOKEH_FRAME, bokeh),
-        ("matplotlib", _MATPLOTLIB_FRAME, matplotlib),
-    ):
-        options: dict[str, dict] = {}
-        for part in ({outermost: {**usual, **frame}}, both or {}, own or {}):
-            for element, values in part.items():
-                options[element] = options.get(element, {}) | values
+    for backend, own in (("bokeh", bokeh), ("matplotlib", matplotlib)):
+        usual: Options = {outermost: {**_FRAMES[backend], **frame}}
+        if backend == "bokeh":
+            # Else overlays without a legend would be drawn as one element, which not all can.
+            usual = merged({"NdOverlay": {"batched": False}, "Overlay": {"batched": False}}, usual)
+        options = merged(usual, both or {}, own or {})
+        if backend == "bokeh":
+            frame_options = options[outermost]
+            options[outermost] = frame_options | {
+                "hooks": [_wrap_title, *frame_options.get("hooks", [])]
+            }
         figure.opts(options, backend=backend)
     return figure
+
+
+def merged(*parts: Options) -> Options:
+    """Merge options of elements; later ones go before earlier ones."""
+    options: Options = {}
+    for part in parts:
+        for element, values in part.items():
+            options[element] = options.get(element, {}) | values
+    return options
+
+
+def _wrap_title(plot: Any, _: Any) -> None:
+    """Break a title that is longer than the figure is wide; bokeh would cut it."""
+    title, width = plot.state.title, plot.state.width or WIDTH
+    if title is not None and title.text:
+        lines = title.text.split("\n")
+        characters = int((width - 70) / _PIXELS_PER_LETTER)
+        title.text = "\n".join(fill(line, characters) for line in lines)
+
+
+def plain_ticks(plot: Any, _: Any) -> None:
+    """Leave no ticks on matplotlib's horizontal axis but those that were asked for."""
+    plot.handles["axis"].xaxis.set_minor_locator(NullLocator())
+
+
+def line_options(looks: Looks, labels: Iterable[Any], backend: str) -> Options:
+    """Return the options of lines with errors, one look per label, for overlays in their order."""
+    labels = list(labels)
+    color = looks.cycle("color", labels)
+    dash, marker = (looks.cycle(what, labels, backend) for what in ("dash", "marker"))
+    quiet = {"show_legend": False}
+    if backend == "bokeh":
+        return {
+            "Curve": {"color": color, "show_grid": True},
+            "Curve.Lines": {"line_dash": dash, "line_width": 2},
+            "Curve.Seeds": {"line_width": 0.8, "alpha": 0.5, **quiet},
+            "Curve.Second": {"line_width": 1.2, "line_dash": "dashed", "alpha": 0.8, **quiet},
+            "Scatter": {"color": color, "marker": marker, "size": 7, "tools": ["hover"]},
+            "Scatter.Foot": {
+                "marker": "inverted_triangle",
+                "fill_color": "white",
+                "size": 8,
+                **quiet,
+            },
+            "Scatter.Second": {"size": 4, "alpha": 0.8, **quiet},
+            "Spread": {"color": color, "fill_alpha": 0.2, "line_alpha": 0, **quiet},
+            # Without caps: where the end of the axis cuts a bar, a cap would seem its own end.
+            "ErrorBars": {
+                "color": color,
+                "line_width": 1.5,
+                "lower_head": None,
+                "upper_head": None,
+                **quiet,
+            },
+        }
+    return {
+        "Curve": {**_MATPLOTLIB_AXES, **_GRID, "color": color},
+        # The curve draws the markers itself, so that the legend shows line and marker together.
+        "Curve.Lines": {"linestyle": dash, "marker": marker, "ms": 5, "linewidth": 1.5},
+        "Curve.Seeds": {"linewidth": 0.6, "alpha": 0.5, **quiet},
+        "Curve.Second": {"linewidth": 1.0, "linestyle": "--", "alpha": 0.8, **quiet},
+        "Scatter": {**_MATPLOTLIB_AXES, **quiet},
+        "Scatter.Points": {"visible": False},
+        "Scatter.Second": {"visible": False},
+        "Scatter.Foot": {
+            "marker": "v",
+            "facecolors": "white",
+            "edgecolors": color,
+            "s": 30,
+            "linewidth": 1.2,
+        },
+        "Spread": {
+            **_MATPLOTLIB_AXES,
+            "facecolor": color,
+            "alpha": 0.2,
+            "linewidth": 0,
+            **quiet,
+        },
+        "ErrorBars": {**_MATPLOTLIB_AXES, "edgecolor": color, "elinewidth": 1.5, **quiet},
+        "NdOverlay": {"apply_ticks": False},
+    }
+
+
+def dot_options(looks: Looks, labels: Iterable[Any], backend: str) -> Options:
+    """Return the options of dots with errors in rows, one look per label."""
+    labels = list(labels)
+    color, marker = looks.cycle("color", labels), looks.cycle("marker", labels, backend)
+    quiet = {"show_legend": False}
+    if backend == "bokeh":
+        return {
+            "Points": {"color": color, "show_grid": True, **quiet},
+            "Points.Points": {"marker": marker, "size": 10, "tools": ["hover"]},
+            "Points.Seeds": {"marker": "circle", "size": 4, "alpha": 0.6},
+            "Points.Foot": {
+                "marker": "inverted_triangle",
+                "fill_color": "white",
+                "size": 10,
+                "tools": ["hover"],
+            },
+            "Segments": {"color": color, "line_width": 2, **quiet},
+        }
+    return {
+        "Points": {**_MATPLOTLIB_AXES, **_GRID, "color": color, **quiet},
+        "Points.Points": {"marker": marker, "s": 45},
+        "Points.Seeds": {"marker": "o", "s": 9, "alpha": 0.6},
+        "Points.Foot": {
+            "marker": "v",
+            "facecolors": "white",
+            "edgecolors": color,
+            "s": 45,
+            "linewidth": 1.2,
+        },
+        "Segments": {**_MATPLOTLIB_AXES, "color": color, "linewidth": 2, **quiet},
+        "NdOverlay": {"apply_ticks": False},
+    }
+
+
+def overlay_of(drawings: dict[Any, hv.Element], by: str, group: str) -> hv.NdOverlay:
+    """Return one element per label, all of a group that has options of its own."""
+    grouped = {label: drawing.relabel(group=group) for label, drawing in drawings.items()}
+    return hv.NdOverlay(grouped, by, sort=False, group=group)

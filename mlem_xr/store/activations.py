@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from itertools import product
+from operator import and_
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,35 +18,55 @@ from mlem_xr.running.writing import whole
 from mlem_xr.schema import (
     ACTIVATION,
     CHECKPOINT,
-    DIMENSIONS,
     FINAL_STEP,
     LABELS,
     POOLINGS,
+    REPRESENTATION,
     InputError,
     check_integer,
     check_model,
     choose,
     several,
+    warn,
 )
 from mlem_xr.store.address import store_path
-from mlem_xr.store.features import decode_features, write_features
+from mlem_xr.store.chunks import Chunks, as_dask
+from mlem_xr.store.features import are_intact, decode_features, write_features
 from mlem_xr.store.grid import (
     array_of,
+    check_labels,
     create_array,
     create_labels,
     extend,
     positions,
     read_grid,
     read_labels,
+    reading,
     sort_labels,
     text_at,
+    values_of,
 )
 from mlem_xr.store.locks import locked
 
-FORMAT = "mlem_xr-store-1"
+FORMAT = "mlem_xr-store-2"
 """Version of the layout of a store, in its attribute `conventions`."""
 
+OLDER = "mlem_xr-store-1"
+"""A layout without `n_units` and checksums: read as it is, and counted before it is added to."""
+
+_MARKS = ("recorded", "n_units", "fingerprint", "provenance")
+"""What says of each checkpoint that all of it is there."""
+
 _LABEL_TYPES = {"model": str, "seed": np.int64, "step": np.int64, "pooling": str, "layer": np.int64}
+
+_VARIABLES: dict[str, tuple[int, list[int], Any, Any]] = {
+    "activation": (7, [1, 1, 1, 1, 1], np.float32, np.nan),
+    "n_units": (5, [1, 16, 16, 4, 64], np.int32, 0),
+    "fingerprint": (3, [1, 64, 64], str, ""),
+    "provenance": (3, [1, 64, 64], str, ""),
+    "recorded": (3, [1, 64, 64], bool, False),
+}
+"""Number of dimensions, size of a chunk along the first ones, type, and fill value."""
 
 
 def create_store(
@@ -80,11 +102,13 @@ def create_store(
     """
     path = store_path(store)
     poolings = [choose("pooling", name, POOLINGS) for name in several("pooling", pooling)]
-    if _holds(path, stimuli):
+    if _holds(path, stimuli) and are_intact(_open_group(path, "r")):
         return path
     with locked(path):
         if _holds(path, stimuli):
-            # Another process was quicker.
+            # Another process was quicker, or sentences or features were lost.
+            if not are_intact(_open_group(path, "r")):
+                write_features(_open_group(path, "r+"), stimuli)
             return path
         if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
             raise InputError(f"store: {path} exists and is not a store; expected a new folder")
@@ -132,7 +156,7 @@ def write_checkpoint(
     name = f"model={model}, seed={seed}, step={step}"
     activation = activation.transpose("pooling", "layer", "sentence", "unit")
     values = np.ascontiguousarray(activation.values, dtype=np.float32)
-    _check_values(path, activation, values, name)
+    n_units = _count_units(path, activation, values, name)
     labels = {
         **{"model": [model], "seed": [seed], "step": [step]},
         **{dim: activation[dim].values.tolist() for dim in ("pooling", "layer")},
@@ -142,8 +166,11 @@ def write_checkpoint(
         group = _open_group(path, "r+")
         if is_recorded(path, model=model, seed=seed, step=step) and not overwrite:
             raise InputError(f"checkpoint: {name} is recorded already; expected overwrite=True")
-        if "recorded" not in group:
+        if not _has_variables(group):
             _create_variables(group, values.shape[-1])
+        if group.attrs["conventions"] == OLDER:
+            _upgrade(group)
+        _check_labels(group)
         at = extend(group, labels)
         group = _open_group(path, "r+")
         where = (at["model"][0], at["seed"][0], at["step"][0])
@@ -156,6 +183,9 @@ def write_checkpoint(
     with locked(path):
         if text_at(array_of(group, "provenance"), where) != claim:
             raise InputError(f"checkpoint: another process is writing {name}; expected only one")
+        held = array_of(group, "n_units")
+        for p, i in np.ndindex(n_units.shape):
+            held[(*where, at["pooling"][p], at["layer"][i])] = n_units[p, i]
         array_of(group, "fingerprint")[where] = _fingerprint(group, activation, values)
         array_of(group, "provenance")[where] = json.dumps(dict(provenance))
         array_of(group, "recorded")[where] = True
@@ -211,17 +241,20 @@ def missing_checkpoints(
     labels = {"model": model, "seed": seed, "step": step}
     wanted = list(product(*(several(dim, values) for dim, values in labels.items())))
     path = store_path(store)
-    if not (path / "recorded" / "zarr.json").exists():
+    if not (path / "zarr.json").exists():
         return wanted
     group = _open_group(path, "r")
-    known = [read_labels(group, dim) for dim in CHECKPOINT]
-    recorded = np.asarray(array_of(group, "recorded")[:])
-    held = {
-        tuple(dim[i] for dim, i in zip(known, where, strict=True))
-        for where in np.argwhere(recorded).tolist()
-        if all(i < len(dim) for dim, i in zip(known, where, strict=True))
-    }
-    return [checkpoint for checkpoint in wanted if checkpoint not in held]
+    if not _has_variables(group):
+        return wanted
+    data, _ = _read(group, names=_MARKS)
+    recorded, chunks = data["recorded"].to_series(), _chunks(group, data)
+    order = {checkpoint: i for i, checkpoint in enumerate(recorded.index)}
+    at = np.argwhere(np.ones(data["recorded"].shape))
+    return [
+        checkpoint
+        for checkpoint in wanted
+        if not recorded.get(checkpoint, False) or chunks.missing(at[order[checkpoint]])
+    ]
 
 
 def open_store(store: str | Path) -> xr.Dataset:
@@ -236,14 +269,23 @@ def open_store(store: str | Path) -> xr.Dataset:
     -------
     xr.Dataset
         `activation` float32 (model, seed, step, pooling, layer, sentence, unit), Dask-backed, one
-        chunk per layer, NaN where not recorded; `recorded` bool (model, seed, step). Coordinates:
-        the labels of all dimensions, `text` and the features over `sentence`; `fingerprint` (a
-        hash of the activations) and `provenance` (JSON) over (model, seed, step).
+        chunk per layer, NaN where not recorded; `recorded` bool (model, seed, step); `n_units`
+        int32 (model, seed, step, pooling, layer), the number of units that were recorded, 0 where
+        the network lacks the layer. Coordinates: the labels of all dimensions, `text` and the
+        features over `sentence`; `fingerprint` (a hash of the activations) and `provenance` (JSON)
+        over (model, seed, step).
 
     Raises
     ------
     InputError
-        If there is no store, or nothing is recorded in it yet.
+        If there is no store, nothing is recorded in it yet, or labels, sentences or features are
+        damaged. When activations are computed: if they are damaged or missing, were recorded again
+        since, or the store is gone; the message names file and representation.
+
+    Warns
+    -----
+    UserWarning
+        If marks of a checkpoint were lost, which is then not recorded.
 
     Examples
     --------
@@ -254,18 +296,75 @@ def open_store(store: str | Path) -> xr.Dataset:
     """
     path = _existing(store)
     group = _open_group(path, "r")
-    if "recorded" not in group:
+    if not _has_variables(group):
         raise InputError(f"store: nothing is recorded in {store} yet; expected a checkpoint")
-    data = read_grid(group, lazy=["activation"])
-    data = decode_features(data).set_coords(["text", "fingerprint", "provenance"])
-    data = sort_labels(data, ("seed", "step", "layer"))
-    recorded = data["recorded"]
-    for name in ("fingerprint", "provenance"):
-        data[name] = data[name].where(recorded, "")
-    if not recorded.all():
-        # What a killed process left of a checkpoint is not recorded.
-        data["activation"] = data["activation"].where(recorded)
+    data, torn = _read(group)
+    if torn:
+        warn(
+            f"store: {path} has lost marks of {'; '.join(torn)}, which counts as not recorded; "
+            "expected to be recorded again"
+        )
+    activation = as_dask(_chunks(group, data))
+    data["activation"] = (ACTIVATION, activation, dict(array_of(group, "activation").attrs))
+    data = decode_features(data, path).set_coords(["text", "fingerprint", "provenance"])
+    data = sort_labels(data[["activation", "recorded", "n_units"]], ("seed", "step", "layer"))
+    data.attrs.pop("variables", None)
     return data.assign_attrs(store=str(path))
+
+
+def _has_variables(group: zarr.Group) -> bool:
+    """Say whether the arrays of the activations were made; those that are gone since were lost."""
+    return "variables" in group.attrs or "recorded" in group
+
+
+def _read(group: zarr.Group, *, names: Iterable[str] | None = None) -> tuple[xr.Dataset, list[str]]:
+    """Read what a store holds beside the activations, and name checkpoints that have lost marks.
+
+    What a killed process left of a checkpoint is not recorded, and has no units.
+    """
+    older = group.attrs["conventions"] == OLDER
+    for _ in range(2):
+        if not older:
+            _check_labels(group)
+        data = read_grid(group, names=names, without=["activation"])
+        for name in set(_MARKS) - set(data) - ({"n_units"} if older else set()):
+            # Gone with its description: it says so.
+            array_of(group, name)
+        if older:
+            room = data.sizes["unit"] * xr.ones_like(data["pooling"] == data["layer"], int)
+            data["n_units"] = data["recorded"] * room
+        there = {name: data[name].astype(bool) for name in _MARKS}
+        there["n_units"] = there["n_units"].any(["pooling", "layer"])
+        recorded = reduce(and_, there.values())
+        torn = (there["recorded"] | there["fingerprint"]) & ~recorded
+        # Looked at twice: another process may have been at it.
+        if not torn.any():
+            break
+    for name, nothing in zip(_MARKS, (False, 0, "", ""), strict=True):
+        data[name] = data[name].where(recorded, nothing).astype(data[name].dtype)
+    lost = [
+        ", ".join(f"{dim}={part[dim].item()}" for dim in CHECKPOINT)
+        for part in torn.stack(checkpoint=CHECKPOINT).T
+        if part
+    ]
+    return data, lost
+
+
+def _check_labels(group: zarr.Group) -> None:
+    n_units = array_of(group, "n_units")
+    check_labels(group, n_units, {"unit": int(values_of(n_units).max(initial=0))})
+
+
+def _chunks(group: zarr.Group, data: xr.Dataset) -> Chunks:
+    return Chunks(
+        array=array_of(group, "activation"),
+        labels={dim: data[dim].values.tolist() for dim in ACTIVATION},
+        n_units=data["n_units"].transpose(*REPRESENTATION).values,
+        marks=array_of(group, "fingerprint"),
+        marked=data["fingerprint"].transpose(*CHECKPOINT).values,
+        fill=np.nan,
+        remedy="record the checkpoint again, with overwrite=True if it is not recorded by itself",
+    )
 
 
 def _write_empty_store(path: Path, stimuli: xr.Dataset, pooling: Iterable[str]) -> None:
@@ -274,35 +373,43 @@ def _write_empty_store(path: Path, stimuli: xr.Dataset, pooling: Iterable[str]) 
     group.attrs["conventions"] = FORMAT
     for dim, kind in _LABEL_TYPES.items():
         create_labels(group, dim, pooling if dim == "pooling" else [], kind)
-    for dim in (*_LABEL_TYPES, "sentence"):
-        group[dim].attrs["long_name"] = DIMENSIONS[dim]
 
 
 def _create_variables(group: zarr.Group, n_units: int) -> None:
     """Make the arrays of the activations; the first network's size is the size of a chunk.
 
-    A killed process may have made some of them; `recorded` comes last and says that all are there.
+    A killed process may have made some of them; the attribute comes last.
     """
     create_labels(group, "unit", range(n_units), np.int64)
-    group["unit"].attrs["long_name"] = DIMENSIONS["unit"]
-    shape = [len(read_labels(group, dim)) for dim in ACTIVATION]
-    chunk = [1, 1, 1, 1, 1, *shape[-2:]]
-    for name, n_dims, chunks, dtype, fill in (
-        ("activation", 7, chunk, np.float32, np.nan),
-        ("fingerprint", 3, [1, 64, 64], str, ""),
-        ("provenance", 3, [1, 64, 64], str, ""),
-        ("recorded", 3, [1, 64, 64], bool, False),
-    ):
-        if name not in group:
-            create_array(
-                group,
-                name,
-                ACTIVATION[:n_dims],
-                shape=shape[:n_dims],
-                chunks=chunks,
-                dtype=dtype,
-                fill_value=fill,
-            )
+    for name in _VARIABLES:
+        _create_variable(group, name)
+    group.attrs["variables"] = list(_VARIABLES)
+
+
+def _create_variable(group: zarr.Group, name: str) -> None:
+    n_dims, chunks, dtype, fill = _VARIABLES[name]
+    shape = [len(read_labels(group, dim)) for dim in ACTIVATION[:n_dims]]
+    create_array(
+        *(group, name, ACTIVATION[:n_dims]),
+        shape=shape,
+        chunks=[*chunks, *shape[len(chunks) :]],
+        dtype=dtype,
+        fill_value=fill,
+        overwrite=True,
+    )
+
+
+def _upgrade(group: zarr.Group) -> None:
+    """Count the units in a store of the older layout."""
+    _create_variable(group, "n_units")
+    activation, n_units = array_of(group, "activation"), array_of(group, "n_units")
+    for checkpoint in np.argwhere(values_of(array_of(group, "recorded"))).tolist():
+        for representation in np.ndindex(n_units.shape[3:]):
+            where = (*checkpoint, *representation)
+            with reading(activation.store_path):
+                present = ~np.isnan(activation[where]).all(axis=0)
+            n_units[where] = int(present.sum())
+    group.attrs.update({"variables": list(_VARIABLES), "conventions": FORMAT})
 
 
 def _clear(path: Path, group: zarr.Group, where: tuple[int, int, int]) -> str:
@@ -311,6 +418,7 @@ def _clear(path: Path, group: zarr.Group, where: tuple[int, int, int]) -> str:
     array_of(group, "recorded")[where] = False
     array_of(group, "fingerprint")[where] = ""
     array_of(group, "provenance")[where] = claim
+    array_of(group, "n_units")[where] = 0
     folder = path.joinpath("activation", "c", *map(str, where))
     for chunk in folder.rglob("*"):
         if chunk.is_file():
@@ -318,7 +426,8 @@ def _clear(path: Path, group: zarr.Group, where: tuple[int, int, int]) -> str:
     return claim
 
 
-def _check_values(path: Path, activation: xr.DataArray, values: np.ndarray, name: str) -> None:
+def _count_units(path: Path, activation: xr.DataArray, values: np.ndarray, name: str) -> np.ndarray:
+    """Count the units (pooling, layer); refuse values that are not finite."""
     n = len(read_labels(_open_group(path, "r"), "sentence"))
     if activation.sizes["sentence"] != n:
         raise InputError(
@@ -335,6 +444,7 @@ def _check_values(path: Path, activation: xr.DataArray, values: np.ndarray, name
             f"pooling={activation['pooling'].values[pooling]}, "
             f"layer={activation['layer'].values[layer]}; nothing was written"
         )
+    return (~beyond).sum(axis=2, dtype=np.int32)
 
 
 def _fingerprint(group: zarr.Group, activation: xr.DataArray, values: np.ndarray) -> str:
@@ -362,8 +472,9 @@ def _existing(store: str | Path) -> Path:
 
 
 def _open_group(path: Path, mode: Any) -> zarr.Group:
-    group = zarr.open_group(path, mode=mode, use_consolidated=False)
-    if group.attrs.get("conventions") != FORMAT:
+    with reading(path):
+        group = zarr.open_group(path, mode=mode, use_consolidated=False)
         found = group.attrs.get("conventions")
+    if found not in (FORMAT, OLDER):
         raise InputError(f"store: {path} has conventions {found!r}; expected {FORMAT!r}")
     return group

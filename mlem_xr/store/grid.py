@@ -3,44 +3,108 @@
 A grid is a zarr v3 group with one array of labels per dimension. New labels are appended: first the
 arrays grow, then the labels are written, so that a process killed in between leaves arrays that are
 too long, which `read_grid` cuts to the labels, and never labels without data. Labels end at the
-first one that was not written.
+first one that was not written. One array of a grid has marks of what was written; labels that end
+before the last mark were lost.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
+
+from mlem_xr.schema import DIMENSIONS, InputError
 
 COMPRESSOR = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
 """Chosen by measurement, see tests/benchmarks/test_compression.py."""
+
+CHECKSUM = Crc32cCodec()
+"""A changed bit is an error when a chunk is read."""
 
 
 _NO_LABEL = np.iinfo(np.int64).min
 """What an integer label is until it is written; a string is empty."""
 
 
+@contextmanager
+def reading(what: Any) -> Iterator[None]:
+    """Turn whatever zarr raises about damaged files into one error that names them."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise InputError(
+            f"store: {what} is damaged ({type(error).__name__}: {reason}); "
+            "expected what was written"
+        ) from error
+
+
 def array_of(group: zarr.Group, name: str) -> zarr.Array:
-    """Return an array of a grid."""
-    array = group[name]
+    """Return an array of a grid, to be read or written."""
+    where = f"{group.store_path}/{name}"
+    with reading(where):
+        array = group.get(name)
     if not isinstance(array, zarr.Array):
-        raise TypeError(f"{group.store_path}/{name} is not an array")
-    return array
+        raise InputError(f"store: {where} is damaged: there is no array; expected what was written")
+    return array.with_config({"write_empty_chunks": True})
+
+
+def values_of(array: zarr.Array) -> np.ndarray:
+    """Read a whole array of a grid."""
+    try:
+        values = np.asarray(array[...])
+    except Exception:
+        for chunk in np.ndindex(array.cdata_shape):
+            with reading(f"{array.store_path}/{chunk_key(array, chunk)}"):
+                array.blocks[chunk]
+        raise
+    return values.astype(object) if values.dtype.kind == "T" else values
 
 
 def text_at(array: zarr.Array, where: Sequence[int]) -> str:
     """Read one string of an array."""
-    return str(np.asarray(array[tuple(where)]).item())
+    with reading(array.store_path):
+        return str(np.asarray(array[tuple(where)]).item())
 
 
 def dims_of(array: zarr.Array) -> tuple[str, ...]:
     """Return the names of an array's dimensions."""
     return tuple(str(name) for name in getattr(array.metadata, "dimension_names", None) or ())
+
+
+def chunk_key(array: zarr.Array, chunk: tuple[int, ...]) -> str:
+    """Name the file of a chunk within the folder of its array, or a folder of chunks."""
+    return str(array.metadata.encode_chunk_key(chunk))
+
+
+def missing_chunks(array: zarr.Array, index: Sequence[np.ndarray], n_units: int) -> list[Path]:
+    """Name the chunks of a part of an array that must be there and are not.
+
+    `index` has the positions along each dimension, of which those beyond `n_units` units may lack.
+    """
+    if CHECKSUM not in getattr(array.metadata, "codecs", ()):
+        # Made by an older version, which omitted chunks of nothing but fill values.
+        return []
+    chunks = [
+        np.unique((i[i < n_units] if dim == "unit" else i) // size).tolist()
+        for dim, i, size in zip(dims_of(array), index, array.chunks, strict=True)
+    ]
+    files = [folder_of(array) / chunk_key(array, chunk) for chunk in product(*chunks)]
+    return [file for file in files if not file.exists()]
+
+
+def folder_of(array: zarr.Array) -> Path:
+    """Return where an array lies."""
+    return Path(str(getattr(array.store, "root", "")), array.path)
 
 
 def create_array(
@@ -55,8 +119,10 @@ def create_array(
     attributes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> zarr.Array:
-    """Create an array of a grid; chunks that hold only the fill value are not written."""
-    numeric = np.dtype(dtype).kind in "fiub" if dtype is not str else False
+    """Create an array of a grid, whose chunks have checksums.
+
+    Chunks that hold only the fill value are written like others: one that is missing was lost.
+    """
     return group.create_array(
         name,
         shape=tuple(shape),
@@ -64,9 +130,9 @@ def create_array(
         dtype=dtype,
         fill_value=fill_value,
         dimension_names=tuple(dims),
-        compressors=COMPRESSOR if numeric else "auto",
+        compressors=[ZstdCodec() if dtype is str else COMPRESSOR, CHECKSUM],
         attributes=dict(attributes or {}),
-        config={"write_empty_chunks": False},
+        config={"write_empty_chunks": True},
         overwrite=overwrite,
     )
 
@@ -83,6 +149,7 @@ def create_labels(group: zarr.Group, dim: str, labels: Iterable[Any], dtype: Any
         chunks=[4096],
         dtype=dtype,
         fill_value=fill,
+        attributes={"long_name": DIMENSIONS[dim]} if dim in DIMENSIONS else {},
         overwrite=True,
     )
     if values:
@@ -91,9 +158,25 @@ def create_labels(group: zarr.Group, dim: str, labels: Iterable[Any], dtype: Any
 
 def read_labels(group: zarr.Group, dim: str) -> list[Any]:
     """Read the labels of a dimension as plain Python objects."""
-    values = np.asarray(array_of(group, dim)[:])
-    written = values[: _n_written(values)]
-    return [str(v) if isinstance(v, str) else v.item() for v in written]
+    return _labels(array_of(group, dim))
+
+
+def check_labels(group: zarr.Group, marks: zarr.Array, others: Mapping[str, int]) -> None:
+    """Refuse a grid that has lost labels: others would take the places of the lost ones.
+
+    `marks` are empty, or zero, where nothing was written; `others` says how many labels further
+    dimensions have at least.
+    """
+    # The marks are read first: whatever has a mark by then has its labels.
+    written = np.argwhere(values_of(marks).astype(bool))
+    last = zip(dims_of(marks), written.max(axis=0, initial=-1).tolist(), strict=True)
+    for dim, expected in [*((dim, position + 1) for dim, position in last), *others.items()]:
+        found = len(read_labels(group, dim))
+        if found < expected:
+            raise InputError(
+                f"store: {group.store_path}/{dim} is damaged: {found} labels; "
+                f"expected {expected} at least"
+            )
 
 
 def extend(group: zarr.Group, labels: Mapping[str, Iterable[Any]]) -> dict[str, list[int]]:
@@ -136,25 +219,22 @@ def _positions(
 
 
 def read_grid(
-    group: zarr.Group, *, names: Iterable[str] | None = None, lazy: Iterable[str] = ()
+    group: zarr.Group, *, names: Iterable[str] | None = None, without: Iterable[str] = ()
 ) -> xr.Dataset:
-    """Open a grid, labels as coordinates: the arrays in `lazy` as Dask arrays, the rest loaded.
+    """Load a grid, labels as coordinates: beside them all arrays, or those in `names`.
 
-    Beside the labels all arrays are read, or those in `names`.
+    `without` names arrays that are not loaded.
     """
-    arrays = _arrays(group)
-    labeled = [name for name, a in arrays.items() if dims_of(a) == (name,)]
-    sizes = {name: _n_written(np.asarray(arrays[name][:])) for name in labeled}
-    wanted = arrays if names is None else {*labeled, *names}
+    labels = {name: _labels(a) for name, a in _arrays(group).items() if dims_of(a) == (name,)}
     variables = {}
-    for name, array in arrays.items():
-        if name not in wanted:
-            continue
-        dims = dims_of(array)
-        cut = tuple(slice(0, sizes.get(dim)) for dim in dims)
-        values = _lazy_array(array)[cut] if name in lazy else _plain(np.asarray(array[cut]))
-        variables[name] = xr.Variable(dims, values, dict(array.attrs))
-    return xr.Dataset(variables, attrs=dict(group.attrs)).set_coords(labeled)
+    # Opened after the labels were read: other processes make arrays grow before they add labels.
+    for name, array in _arrays(group).items():
+        if name in labels or (name not in without and (names is None or name in names)):
+            dims = dims_of(array)
+            with reading(array.store_path):
+                cut = tuple(slice(0, len(labels[dim])) for dim in dims)
+            variables[name] = xr.Variable(dims, values_of(array)[cut], dict(array.attrs))
+    return xr.Dataset(variables, attrs=dict(group.attrs)).set_coords(list(labels))
 
 
 def sort_labels(data: xr.Dataset, dims: Iterable[str]) -> xr.Dataset:
@@ -166,29 +246,15 @@ def sort_labels(data: xr.Dataset, dims: Iterable[str]) -> xr.Dataset:
 
 
 def _arrays(group: zarr.Group) -> dict[str, zarr.Array]:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), reading(group.store_path):
         # A process that was killed while it wrote leaves a file beside the arrays.
         warnings.filterwarnings("ignore", ".*partial is not recognized", ZarrUserWarning)
         return dict(group.arrays())
 
 
-def _n_written(labels: np.ndarray) -> int:
-    """Count the labels up to the first that a killed process did not write."""
-    missing = labels == ("" if labels.dtype.kind in "OTU" else _NO_LABEL)
-    return int(np.argmax(missing)) if missing.any() else len(labels)
-
-
-def _lazy_array(array: zarr.Array) -> da.Array:
-    # Chunks of units are read together: a network larger than the store's first one has several.
-    chunks = tuple(
-        -1 if dim == "unit" else size
-        for dim, size in zip(dims_of(array), array.chunks, strict=True)
-    )
-    # One task holds the zarr array and all chunks refer to it: the graph stays small. The name is
-    # new each time: what was read before a checkpoint was recorded again is not what stands there.
-    meta = np.empty((0,) * array.ndim, array.dtype)
-    return da.from_array(array, chunks=chunks, name=False, inline_array=False, meta=meta)
-
-
-def _plain(values: np.ndarray) -> np.ndarray:
-    return values.astype(object) if values.dtype.kind == "T" else values
+def _labels(array: zarr.Array) -> list[Any]:
+    """Read labels up to the first that a killed process did not write."""
+    values = values_of(array)
+    missing = values == ("" if values.dtype.kind in "OTU" else _NO_LABEL)
+    written = values[: int(np.argmax(missing)) if missing.any() else len(values)]
+    return [str(v) if isinstance(v, str) else v.item() for v in written]

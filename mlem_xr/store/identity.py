@@ -7,7 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
 import zarr
+
+from mlem_xr.schema import REPRESENTATION
+from mlem_xr.store.grid import array_of, check_labels, dims_of, read_grid, reading
 
 VERSION = version("mlem_xr")
 
@@ -35,15 +39,38 @@ def is_saved(path: Path, attrs: Mapping[str, Any]) -> bool:
 
 def open_group(path: Path, attrs: Mapping[str, Any]) -> zarr.Group:
     """Open the group of a saved result."""
-    return zarr.open_group(path / folder_of(attrs), mode="r", use_consolidated=False)
+    return _open(path / folder_of(attrs))
+
+
+def read_result(group: zarr.Group, **arrays: Any) -> xr.Dataset:
+    """Load arrays of a result, as `read_grid` does."""
+    check_result_labels(group)
+    return read_grid(group, **arrays)
+
+
+def check_result_labels(group: zarr.Group) -> None:
+    """Refuse a result that has lost labels.
+
+    Dimensions of its own have all of theirs from the start; units are added.
+    """
+    marks = array_of(group, "computed_from")
+    variables = [array_of(group, name) for name in about(group)["variables"]]
+    sizes = {d: n for a in variables for d, n in zip(dims_of(a), a.shape, strict=True)}
+    own = {dim: n for dim, n in sizes.items() if dim not in REPRESENTATION}
+    check_labels(group, marks, own | ({"unit": 0} if "unit" in own else {}))
 
 
 def all_groups(path: Path, analysis: str = "*") -> Iterator[zarr.Group]:
     """Open all results that describe themselves, of one analysis or of all."""
     for marks in sorted((path / "results").glob(f"{analysis}/*/computed_from/zarr.json")):
-        group = zarr.open_group(marks.parent.parent, mode="r", use_consolidated=False)
+        group = _open(marks.parent.parent)
         if "variables" in group.attrs:
             yield group
+
+
+def _open(folder: Path) -> zarr.Group:
+    with reading(folder):
+        return zarr.open_group(folder, mode="r", use_consolidated=False)
 
 
 def about(group: zarr.Group) -> dict[str, Any]:

@@ -22,9 +22,18 @@ from mlem_xr.analyses.layers import NET
 from mlem_xr.running.progress import say
 from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError, choose, warn
 from mlem_xr.store.activations import open_store
-from mlem_xr.store.grid import read_grid
-from mlem_xr.store.identity import MARKS, VERSION, about, all_groups, is_saved, open_group
-from mlem_xr.store.saving import FILL, store_of, write_results
+from mlem_xr.store.chunks import Chunks, as_dask
+from mlem_xr.store.grid import array_of, check_labels, dims_of
+from mlem_xr.store.identity import (
+    MARKS,
+    VERSION,
+    about,
+    all_groups,
+    is_saved,
+    open_group,
+    read_result,
+)
+from mlem_xr.store.saving import FILL, activations_of, store_of, units_of, write_results
 from mlem_xr.store.settings import find, in_words
 
 _STATUSES = ("computed", "skipped", "not recorded", "not available")
@@ -178,12 +187,14 @@ def list_results(store: str | Path, *, detail: bool = False) -> pd.DataFrame:
     rows: list[dict[Any, Any]] = []
     for group in all_groups(Path(activations.attrs["store"])):
         row = about(group)
+        recorded = activations_of(activations, row["settings"])
         record = ANALYSES.get(row["analysis"])
         if record is not None:
             row["settings"] = in_words(record, row["settings"], _usual(activations))
-        status = _status_of_saved(group, activations)
+        status = _status_of_saved(group, recorded)
         if detail:
             table = status.rename("status").to_dataframe().reset_index()
+            table = table[table["status"] != ""]
             rows += [{**row, **part} for part in table.to_dict("records")]
         else:
             counts = {name: int((status == name).sum()) for name in ("current", "stale")}
@@ -210,31 +221,30 @@ def _usual(activations: xr.Dataset) -> dict[str, Any]:
 
 
 def _status_of_saved(group: zarr.Group, activations: xr.Dataset) -> xr.DataArray:
-    marks = read_grid(group, names=["computed_from"])["computed_from"]
+    marks = read_result(group, names=["computed_from"])["computed_from"]
     fingerprint = activations["fingerprint"].reindex({dim: marks[dim] for dim in CHECKPOINT})
     status = xr.where(marks == fingerprint, "current", "stale")
     status = status.where(marks != "", "not computed")
+    # What a network lacks is not listed.
+    status = status.where(units_of(activations, marks) > 0, "")
     return status.where(fingerprint != "", "not recorded").drop_vars(MARKS)
 
 
 def _open(group: zarr.Group, activations: xr.Dataset) -> xr.Dataset:
     """Open a result, in the order of the store's labels, with NaN for what is not current."""
-    names = about(group)["variables"]
-    data = read_grid(group, lazy=names)
+    data = read_result(group, without=about(group)["variables"])
+    checkpoints = {dim: data[dim] for dim in CHECKPOINT}
+    marks = activations[list(MARKS)].reindex(checkpoints, fill_value="")
+    data = data.assign_coords({name: marks[name].variable for name in MARKS})
+    n_units = units_of(activations_of(activations, about(group)["settings"]), data)
+    data = data.assign(_variables(group, data, n_units))
     for dim in {*REPRESENTATION, "unit"} & set(data.dims):
         labels = activations.indexes[dim] if dim != "unit" else np.sort(data[dim].values)
         order = [label for label in labels if label in data.indexes[dim]]
         if order and order != data[dim].values.tolist():
             data = data.sel({dim: order})
+    names = about(group)["variables"]
     data = data.set_coords([name for name in data.data_vars if name not in names])
-    checkpoints = {dim: data[dim] for dim in CHECKPOINT}
-    marks = activations[["fingerprint", "provenance"]].reindex(checkpoints)
-    data = data.assign_coords({name: marks[name].variable for name in MARKS})
-    current = (data["computed_from"] == data["fingerprint"]) & (data["computed_from"] != "")
-    for name in names:
-        values = data[name]
-        data[name] = values.where(current, FILL[values.dtype.kind]).transpose(*values.dims)
-        data[name].attrs = values.attrs
     if "sentence" in data.dims:
         own = {k: v for k, v in activations.coords.items() if v.dims == ("sentence",)}
         data = data.assign_coords(own)
@@ -242,3 +252,32 @@ def _open(group: zarr.Group, activations: xr.Dataset) -> xr.Dataset:
     data.attrs = attrs | {"store": activations.attrs["store"]}
     # In the order of the analysis, not of the files.
     return data[names]
+
+
+def _variables(
+    group: zarr.Group, data: xr.Dataset, n_units: xr.DataArray
+) -> dict[str, xr.Variable]:
+    """Open the variables of a result as Dask arrays."""
+    current = (data["computed_from"] == data["fingerprint"]) & (data["computed_from"] != "")
+    there = n_units.values * current.transpose(*REPRESENTATION).values
+    marks = array_of(group, "computed_from")
+    check_labels(group, marks, {"unit": int(there.max(initial=0))} if "unit" in data.dims else {})
+    variables = {}
+    for name in about(group)["variables"]:
+        array = array_of(group, name)
+        chunks = Chunks(
+            array=array,
+            labels={dim: data[dim].values.tolist() for dim in dims_of(array)},
+            n_units=there,
+            marks=marks,
+            marked=data["computed_from"].transpose(*REPRESENTATION).values,
+            fill=FILL[array.dtype.kind],
+            remedy=f"save it again with refresh={_stage(group)!r}",
+        )
+        variables[name] = xr.Variable(dims_of(array), as_dask(chunks), dict(array.attrs))
+    return variables
+
+
+def _stage(group: zarr.Group) -> str:
+    record = ANALYSES.get(about(group)["analysis"])
+    return "activations" if record is None else record.stage

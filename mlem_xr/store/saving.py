@@ -25,12 +25,23 @@ from mlem_xr.store.grid import (
     create_array,
     create_labels,
     extend,
-    read_grid,
+    read_labels,
     text_at,
 )
-from mlem_xr.store.identity import IDENTITY, KEPT, MARKS, VERSION, folder_of, is_saved, open_group
+from mlem_xr.store.identity import (
+    IDENTITY,
+    KEPT,
+    MARKS,
+    VERSION,
+    check_result_labels,
+    folder_of,
+    is_saved,
+    open_group,
+    read_result,
+)
 from mlem_xr.store.locks import locked
-from mlem_xr.store.tasks import Task, cut_into_tasks, n_layers
+from mlem_xr.store.rows import write_layers
+from mlem_xr.store.tasks import Task, cut_into_tasks
 
 REFRESH = {
     "activations": ("distances", "mds", "importance"),
@@ -60,6 +71,8 @@ class Destination(NamedTuple):
     """Where they come from: another text each time that they are recorded."""
     checkpoint_at: dict[str, list[int]]
     """Positions of the result's checkpoints in these two."""
+    n_units: NDArray
+    """Number of units of all representations of the saved result, at their positions there."""
 
 
 def write_results(
@@ -87,13 +100,15 @@ def write_results(
     analysis = ANALYSES[choose("analysis", result.attrs["analysis"], ANALYSES)]
     again = _is_refreshed(analysis, refresh)
     path = store_of(result, store)
-    activations = _activations(path, result.attrs["settings"])
+    activations = activations_of(open_store(path), result.attrs["settings"])
     result = _all_dimensions(result)
     _check_source(result, activations)
-    status = _status(result, _marks(path, result), again)
+    n_units = units_of(activations, result).values
+    status = _status(result, _marks(path, result), n_units, again)
     todo = [tuple(position) for position in status.index[status["status"] == "computed"]]
     if todo:
-        _compute(result, path, activations.sizes["layer"], todo, progress=progress)
+        amount = n_units if "unit" in result.dims else n_units > 0
+        _compute(result, path, activations, todo, amount, progress=progress)
     return status.reset_index(drop=True)
 
 
@@ -104,9 +119,8 @@ def store_of(result: xr.Dataset, store: str | Path | None) -> Path:
     return store_path(result.attrs["store"] if store is None else store)
 
 
-def _activations(path: Path, settings: Mapping[str, Any]) -> xr.Dataset:
-    """Open the activations that a result with these settings is made of."""
-    activations = open_store(path)
+def activations_of(activations: xr.Dataset, settings: Mapping[str, Any]) -> xr.Dataset:
+    """Return the activations of a store that a result with these settings is made of."""
     if "layers" not in settings:
         return activations
     choose_layers = [
@@ -122,7 +136,7 @@ def _marks(path: Path, result: xr.Dataset) -> xr.DataArray:
         empty = np.full([len(values) for values in labels.values()], "", dtype=object)
         return xr.DataArray(empty, labels, REPRESENTATION)
     group = open_group(path, result.attrs)
-    marks = read_grid(group, names=["computed_from"])["computed_from"]
+    marks = read_result(group, names=["computed_from"])["computed_from"]
     return marks.reindex(labels, fill_value="")
 
 
@@ -214,22 +228,29 @@ def _check_whole(result: xr.Dataset, activations: xr.Dataset) -> None:
 def _compute(
     result: xr.Dataset,
     path: Path,
-    n_layers_of_store: int,
+    activations: xr.Dataset,
     todo: list[tuple[int, ...]],
+    amount: NDArray,
     *,
     progress: bool,
 ) -> None:
-    """Compute and write the representations at these positions in the result."""
+    """Compute and write the representations at these positions in the result.
+
+    `amount` says how much each representation counts in the progress.
+    """
     labels = {str(dim): result[dim].values.tolist() for dim in result.dims}
     with locked(path):
-        at = extend(_open_or_create(path, result, n_layers_of_store), labels)
+        group = _open_or_create(path, result, activations.sizes["layer"])
+        at = extend(group, labels)
+        saved = xr.Dataset(coords={dim: read_labels(group, dim) for dim in REPRESENTATION})
     (fingerprint, provenance), checkpoint_at = locate(path, MARKS, labels)
     folder = path / folder_of(result.attrs)
-    destination = Destination(folder, at, fingerprint, provenance, checkpoint_at)
+    n_units = units_of(activations, saved).values
+    destination = Destination(folder, at, fingerprint, provenance, checkpoint_at, n_units)
     tasks = cut_into_tasks(todo, n_workers=n_workers())
-    n_units = result.sizes.get("unit", 1)
     unit = "units" if "unit" in result.dims else "representations"
-    total = len(todo) * n_units
+    amounts = [int(amount[tuple(task[dim] for dim in REPRESENTATION)].sum()) for task in tasks]
+    total = sum(amounts)
     with progress_bar(result.attrs["analysis"], total, unit=unit, shown=progress) as bar:
         if len(tasks) < n_workers():
             # Too few for all workers, but the blocks that they consist of are more.
@@ -240,7 +261,7 @@ def _compute(
             _compute_task,
             (result, destination),
             tasks,
-            done=lambda i: bar.update(n_layers(tasks[i]) * n_units),
+            done=lambda i: bar.update(amounts[i]),
         )
 
 
@@ -253,6 +274,7 @@ def _open_or_create(path: Path, result: xr.Dataset, n_layers_of_store: int) -> z
     root = zarr.open_group(path, mode="r+", use_consolidated=False)
     group = root.require_group(folder_of(result.attrs))
     if "computed_from" in group:
+        check_result_labels(group)
         return group
     about = {key: result.attrs[key] for key in KEPT if key in result.attrs}
     about |= {"version": VERSION, "variables": list(map(str, result.data_vars))}
@@ -296,8 +318,19 @@ def _create_like(
     )
 
 
-def _status(result: xr.Dataset, computed_from: xr.DataArray, again: bool) -> pd.DataFrame:
-    """Say for every representation, indexed by its positions in the result, what is to be done."""
+def units_of(activations: xr.Dataset, labeled: xr.Dataset | xr.DataArray) -> xr.DataArray:
+    """Count the units of each representation that there are labels of; 0 where it is not there."""
+    labels = {dim: labeled[dim].values for dim in REPRESENTATION}
+    return activations["n_units"].reindex(labels, fill_value=0).transpose(*REPRESENTATION)
+
+
+def _status(
+    result: xr.Dataset, computed_from: xr.DataArray, n_units: NDArray, again: bool
+) -> pd.DataFrame:
+    """Say for every representation, indexed by its positions in the result, what is to be done.
+
+    What a network lacks, a layer or a pooling that was not recorded, is not listed.
+    """
     fingerprint = result["fingerprint"].values[..., np.newaxis, np.newaxis]
     current = (computed_from.values == fingerprint) & (fingerprint != "")
     status = np.where(current & (not again), "skipped", "computed")
@@ -309,7 +342,8 @@ def _status(result: xr.Dataset, computed_from: xr.DataArray, again: bool) -> pd.
     where = np.indices(status.shape).reshape(len(REPRESENTATION), -1)
     labels = {dim: result[dim].values[i] for dim, i in zip(REPRESENTATION, where, strict=True)}
     index = pd.MultiIndex.from_arrays(list(where), names=REPRESENTATION)
-    return pd.DataFrame({**labels, "status": status.ravel()}, index=index)
+    table = pd.DataFrame({**labels, "status": status.ravel()}, index=index)
+    return table[((fingerprint == "") | (n_units > 0)).ravel()]
 
 
 def compute_and_write(
@@ -318,8 +352,7 @@ def compute_and_write(
     """Compute tasks of a result together, and write them one after another.
 
     `scheduler` is Dask's; None: what Dask runs on. Raises `InputError` if activations were recorded
-    again, even the same ones: they were away for a while, and what is away looks like a layer that
-    a network lacks.
+    again, even the same ones.
     """
     origins = [_origin(destination, task) for task in tasks]
     computed = dask.compute(*(result.isel(task) for task in tasks), scheduler=scheduler)
@@ -343,9 +376,9 @@ def _write(values: xr.Dataset, destination: Destination, task: Task, origin: str
             )
         # Opened under the lock: zarr drops what others wrote beyond the shape that it knows of.
         group = zarr.open_group(destination.path, mode="r+", use_consolidated=False)
-        for name, data in written.items():
-            positions = tuple(_as_slice(where[str(dim)]) for dim in data.dims)
-            array_of(group, str(name)).oindex[positions] = data.values
+        arrays = {str(name): data.values for name, data in written.items()}
+        row = tuple(where[dim][0] for dim in REPRESENTATION[:-1])
+        write_layers(group, arrays, where, destination.n_units[row])
 
 
 def _origin(destination: Destination, task: Task) -> str:
@@ -354,9 +387,3 @@ def _origin(destination: Destination, task: Task) -> str:
 
 def _checkpoint(destination: Destination, task: Task) -> list[int]:
     return [destination.checkpoint_at[dim][task[dim].start] for dim in CHECKPOINT]
-
-
-def _as_slice(positions: list[int]) -> slice | NDArray:
-    """Zarr is quicker with slices than with lists of positions."""
-    run = range(positions[0], positions[0] + len(positions))
-    return slice(run.start, run.stop) if positions == list(run) else np.asarray(positions)

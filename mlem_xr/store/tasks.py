@@ -42,8 +42,3 @@ def cut_into_tasks(positions: list[tuple[int, ...]], *, n_workers: int) -> list[
         }
         for cut in cuts
     ]
-
-
-def n_layers(task: Task) -> int:
-    """Count the representations of a task."""
-    return task["layer"].stop - task["layer"].start

@@ -5,6 +5,7 @@ import numpy as np
 import xarray as xr
 
 from mlem_xr.plot.frames import filled
+from mlem_xr.plot.looks import Looks, Rename, looks
 from mlem_xr.plot.style import styled
 from mlem_xr.schema import InputError
 
@@ -12,7 +13,7 @@ _DARK = 0.6
 """Absolute correlation from which a cell is so dark that its number is written in white."""
 
 
-def correlation(correlations: xr.DataArray) -> hv.Overlay:
+def correlation(correlations: xr.DataArray, *, rename: Rename = None) -> hv.Overlay:
     """Draw a correlation matrix as a heat map with the values in its cells.
 
     Parameters
@@ -20,6 +21,8 @@ def correlation(correlations: xr.DataArray) -> hv.Overlay:
     correlations : xr.DataArray
         What `mlem_xr.feature_correlation` returns: floating (feature, other_feature), between -1
         and 1, NaN where undefined (an empty cell with a dash).
+    rename : dict, optional
+        What to write in place of the names of features.
 
     Returns
     -------
@@ -42,13 +45,13 @@ def correlation(correlations: xr.DataArray) -> hv.Overlay:
     >>> correlation(matrix).Rectangles.I.dframe().correlation.tolist()
     [1.0, -0.2, -0.2, 1.0]
     """
-    correlations = _checked(correlations)
+    correlations = _renamed(_checked(correlations), looks((), None, rename))
     table = correlations.rename("correlation").to_dataframe().reset_index()
     rows, columns = np.indices(correlations.shape).reshape(2, -1)
     table = table.assign(
         x=columns, y=rows, x0=columns - 0.5, y0=rows - 0.5, x1=columns + 0.5, y1=rows + 0.5
     )
-    table["text"] = [f"{v:z.2f}" if np.isfinite(v) else "–" for v in table.correlation]
+    table["text"] = [_written(v) for v in table.correlation]
     dark = table.correlation.abs() >= _DARK
     figure = (
         hv.Rectangles(table, ["x0", "y0", "x1", "y1"], ["correlation", "feature", "other_feature"])
@@ -56,6 +59,17 @@ def correlation(correlations: xr.DataArray) -> hv.Overlay:
         * hv.Labels(table[dark], ["x", "y"], "text", group="Dark")
     )
     return _styled(figure, correlations)
+
+
+def _written(value: float) -> str:
+    """Return a correlation without the zero before its point, which takes room."""
+    return f"{value:z.2f}".replace("0.", ".") if np.isfinite(value) else "–"
+
+
+def _renamed(correlations: xr.DataArray, look: Looks) -> xr.DataArray:
+    return correlations.assign_coords(
+        {dim: [look.name(v) for v in correlations[dim].values] for dim in correlations.dims}
+    )
 
 
 def _checked(correlations: xr.DataArray) -> xr.DataArray:

@@ -1,0 +1,187 @@
+"""Importance or a score of the best units against their number."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mlem_xr.plot.errors import Errorbar, summarized
+from mlem_xr.plot.figures.feature_importance import features_to_draw
+from mlem_xr.plot.frames import expanded, refuse, variable
+from mlem_xr.plot.lines import Profile, draw_profile
+from mlem_xr.plot.looks import Looks, Palette, Rename, looks, looks_of_features
+from mlem_xr.plot.style import LABELS, overlay_of
+from mlem_xr.schema import InputError, choose
+
+_MOST_LABELS = 6
+"""Most lines whose best k is written beside its mark; of others it shows when hovering."""
+
+_SMALLER_IS_BETTER = ("mse", "mae")
+
+
+def top_k(
+    result: xr.Dataset,
+    *,
+    show: str = "importance",
+    top: int = 4,
+    features: Iterable[str] | None = None,
+    errorbar: Errorbar = "auto",
+    log: bool = False,
+    palette: Palette = None,
+    rename: Rename = None,
+) -> hv.Overlay | hv.HoloMap:
+    """Draw importance or a score of the k best units against k, on a logarithmic k axis.
+
+    Importance has one line per feature and the layer among the sliders; a score has one line per
+    layer. A star marks the best k (d*) of each line with k and the value. Looks, seeds, a single
+    k, sliders, title and NaN are as in `feature_importance`.
+
+    Parameters
+    ----------
+    result : xr.Dataset
+        What `mlem_xr.top_unit_importance` returns, or any part of it: `importance`
+        (..., layer, k, feature) or a score (..., layer, k), floating; k integer and positive.
+    show : {"importance", "r2", "r", "mse", "mae"}
+        The variable to draw.
+    top, features, errorbar, palette, rename
+        As for `feature_importance`; with a score, the palette has the colors of the layers.
+    log : bool
+        Whether the vertical axis is logarithmic too.
+
+    Returns
+    -------
+    hv.Overlay or hv.HoloMap
+        For the bokeh and the matplotlib backend; elements as in `feature_importance`, with `k` in
+        place of the layer and the variable's name in place of `importance`; also `Best`: the marks
+        of the best k.
+
+    Raises
+    ------
+    InputError
+        If the variable is unknown, missing, without `k` or only NaN, or if another argument is not
+        possible.
+
+    Examples
+    --------
+    >>> result = xr.Dataset(
+    ...     {"r2": (("layer", "k"), [[0.1, 0.3], [0.4, 0.2]])},
+    ...     coords={"layer": [1, 2], "k": [1, 8]},
+    ... )
+    >>> figure = top_k(result, show="r2")
+    >>> figure.Points.I[2].dframe().r2.tolist(), figure.Best.I.dframe().k.tolist()
+    ([0.4, 0.2], [8, 1])
+    """
+    values = variable(result, choose("show", show, LABELS))
+    refuse(values, ["unit"], "expected the result of top_unit_importance")
+    if "k" not in values.coords:
+        found = tuple(values.coords)
+        raise InputError(f"result: {show!r} has no coordinate 'k'; found: {found}")
+    by = "feature" if show == "importance" else "layer"
+    values = expanded(values, "k", by)
+    error = result["std_error"].compute() if by == "feature" and "std_error" in result else None
+    summary = summarized(values, None if error is None else expanded(error, "k", by), errorbar)
+    if by == "feature":
+        look = looks_of_features(result, palette, rename)
+        lines, note = features_to_draw(summary, top, features, within=("k",))
+    else:
+        look = looks(values["layer"].values.tolist(), palette, rename)
+        lines, note = values["layer"].values.tolist(), ""
+    ends = [float(values["k"].min()), float(values["k"].max())]
+
+    def best(frame: xr.Dataset, floor: float) -> list[hv.Element]:
+        return _best(frame, show, by, lines, floor, look, ends)
+
+    plain = {"show_legend": False}
+    color = look.cycle("color", lines)
+    return draw_profile(
+        Profile(
+            summary=summary,
+            source=values,
+            name=show,
+            label=LABELS[show],
+            x="k",
+            by=by,
+            lines=lines,
+            looks=look,
+            log=log,
+            notes=[note],
+            extra=best,
+            more={
+                "bokeh": {
+                    "Scatter.Best": {
+                        **plain,
+                        "marker": "star",
+                        "size": 15,
+                        "color": "white",
+                        "line_color": "black",
+                    },
+                    "Labels": {"text_font_size": "9pt", "text_color": color},
+                    "Labels.Left": {"text_align": "right"},
+                    "Labels.Right": {"text_align": "left"},
+                },
+                "matplotlib": {
+                    "Scatter.Best": {
+                        **plain,
+                        "visible": True,
+                        "marker": "*",
+                        "s": 110,
+                        "facecolors": "white",
+                        "edgecolors": "black",
+                    },
+                    "Labels": {"size": 8, "color": color, "aspect": None, "apply_ticks": False},
+                    "Labels.Left": {"horizontalalignment": "right"},
+                    "Labels.Right": {"horizontalalignment": "left"},
+                },
+            },
+        )
+    )
+
+
+def _best(
+    frame: xr.Dataset,
+    name: str,
+    by: str,
+    lines: list[Any],
+    floor: float,
+    looks: Looks,
+    ends: list[float],
+) -> list[hv.Element]:
+    """Mark the best k of every line."""
+    sign = -1.0 if name in _SMALLER_IS_BETTER else 1.0
+    rows: list[tuple[float, float, float, str, str]] = []
+    for line in lines:
+        values = frame["mean"].sel({by: line})
+        if bool(values.notnull().any()):
+            i = int((sign * values).argmax("k"))
+            value, k = float(values[i]), int(frame["k"][i])
+            rows.append((k, max(value, floor), value, str(k), looks.name(line, by)))
+    columns = ["k", name, "value", "at", by]
+    table = pd.DataFrame(rows, columns=columns).assign(lower=np.nan, upper=np.nan)
+    stars = hv.Scatter(table, "k", [name, "value", "lower", "upper", "at", by], group="Best")
+    if len(lines) > _MOST_LABELS:
+        return [stars]
+    # Beside the star, toward the middle of the axis, and none on another.
+    middle = np.sqrt(ends[0] * ends[1])
+    ratio = (ends[1] / ends[0]) ** 0.02 if ends[1] > ends[0] else 1.02
+    height = 0.08 * float(frame["mean"].max() - frame["mean"].min())
+    labels: dict[str, tuple] = {}
+    taken: list[tuple[bool, float]] = []
+    for best, place, value, at, line in sorted(rows, key=lambda row: -row[1]):
+        left = best > middle
+        while any(left == side and abs(place - other) < height for side, other in taken):
+            place -= height / 4
+        taken.append((left, place))
+        x = best / ratio if left else best * ratio
+        labels[line] = (left, x, place, f"{at}: {value:.3g}")
+    drawn = []
+    for group, side in (("Left", True), ("Right", False)):
+        words = {
+            line: hv.Labels([entry[1:]] if entry[0] == side else [], ["k", name], "text")
+            for line in map(lambda v: looks.name(v, by), lines)
+            if (entry := labels.get(line, (None,)))
+        }
+        drawn.append(overlay_of(words, by, group))
+    return [stars, *drawn]

@@ -1,0 +1,125 @@
+"""Chunks of a grid as a Dask array, each read as it was when the store was opened, or not at all.
+
+A chunk that is missing or damaged, that was written again since, or whose store is gone, is an
+error that names it, never NaN.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from mlem_xr.schema import REPRESENTATION, InputError
+from mlem_xr.store.grid import dims_of, folder_of, missing_chunks, reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks:
+    """An array over (model, seed, step, pooling, layer, ...) that is read chunk by chunk."""
+
+    array: zarr.Array
+    labels: Mapping[str, Sequence[Any]]
+    """Labels of its dimensions, as they stand in the store."""
+    n_units: NDArray
+    """How many units each representation holds; 0: there is nothing to read, only `fill`."""
+    marks: zarr.Array
+    """Says over the first dimensions what the values are of, in a text."""
+    marked: NDArray
+    """What it said when the store was opened."""
+    fill: Any
+    remedy: str
+    """What mends a damaged chunk."""
+    dtype: np.dtype = field(init=False)
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = tuple(len(self.labels[dim]) for dim in dims_of(self.array))
+        object.__setattr__(self, "dtype", self.array.dtype)
+        object.__setattr__(self, "shape", shape)
+
+    @property
+    def ndim(self) -> int:
+        """Return the number of dimensions."""
+        return len(self.shape)
+
+    def __getitem__(self, key: tuple[Any, ...]) -> NDArray:
+        """Read a part of the representations that share a chunk."""
+        index = [np.atleast_1d(np.arange(n)[k]) for n, k in zip(self.shape, key, strict=True)]
+        if not all(map(len, index)):
+            return np.empty(self.shape, self.dtype)[key]
+        box = tuple(slice(i[0], i[-1] + 1) for i in index[: len(REPRESENTATION)])
+        holds = np.argwhere(self.n_units[box]) + [i[0] for i in index[: len(REPRESENTATION)]]
+        if not len(holds):
+            return np.broadcast_to(np.array(self.fill, self.dtype), self.shape)[key]
+        missing = self._missing(index, holds)
+        failure: InputError | None = None
+        try:
+            with reading(self.array.store_path):
+                values = np.asarray(self.array[key])
+        except InputError as error:
+            failure = error
+        # Asked last: what was read before is what the marks say now.
+        self._check_marks(box, holds)
+        if missing:
+            raise InputError(f"store: {missing[0]} is missing; {self._expected(holds)}")
+        if failure is not None:
+            raise InputError(f"{failure}: {self._expected(holds)}") from failure
+        return values
+
+    def missing(self, checkpoint: NDArray) -> list[Path]:
+        """Name the chunks of a checkpoint that must be there and are not."""
+        others = [np.arange(n) for n in self.shape[len(REPRESENTATION) :]]
+        holds = np.argwhere(self.n_units[tuple(checkpoint)])
+        return [
+            file
+            for where in ([*checkpoint, *rest] for rest in holds)
+            for file in self._missing([*np.array(where)[:, None], *others], np.array([where]))
+        ]
+
+    def _missing(self, index: Sequence[NDArray], holds: NDArray) -> list[Path]:
+        return missing_chunks(self.array, index, int(self.n_units[tuple(holds.T)].max()))
+
+    def _check_marks(self, box: tuple[slice, ...], holds: NDArray) -> None:
+        at = box[: self.marked.ndim]
+        with reading(self.marks.store_path):
+            now = np.asarray(self.marks[at])
+        changed = np.argwhere(now != self.marked[at]) + [i.start for i in at]
+        of_these = [where for where in changed if (holds[:, : len(at)] == where).all(axis=1).any()]
+        if not of_these:
+            return
+        if not folder_of(self.marks).exists():
+            raise InputError(
+                f"store: {folder_of(self.marks).parent} is not there any more; open it where it is"
+            )
+        raise InputError(
+            f"store: {self._name(of_these[0])} has been written again since the store was opened; "
+            "expected what was there: open it again"
+        )
+
+    def _expected(self, holds: NDArray) -> str:
+        return f"expected {'; '.join(map(self._name, holds))}: {self.remedy}"
+
+    def _name(self, where: NDArray) -> str:
+        # The marks may be of checkpoints alone.
+        named = zip(REPRESENTATION, where, strict=False)
+        return ", ".join(f"{dim}={self.labels[dim][i]}" for dim, i in named)
+
+
+def as_dask(chunks: Chunks) -> da.Array:
+    """Return a Dask array with a task per chunk; what is cut along units is read together."""
+    sizes = dict(zip(dims_of(chunks.array), chunks.array.chunks, strict=True)) | {"unit": -1}
+    # One task holds the array and all chunks refer to it: the graph stays small. The name is new
+    # each time: what was read before a checkpoint was recorded again is not what stands there.
+    return da.from_array(
+        chunks,
+        chunks=tuple(sizes[dim] for dim in dims_of(chunks.array)),
+        name=False,
+        inline_array=False,
+        fancy=False,
+        meta=np.empty((0,) * chunks.ndim, chunks.dtype),
+    )

@@ -1,0 +1,97 @@
+"""Figures in notebooks and browsers: they appear by themselves, with selectors, offline."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+from figures import importances
+from mlem_xr import plot
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+DATA = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
+import mlem_xr as mx
+from figures import importances
+result = importances()
+result.importance.loc[{{"model": "bert", "step": 0}}] = np.nan
+"""
+BAR = """
+from mlem_xr.running.progress import progress_bar
+with progress_bar("scan", 5, unit="units") as bar:
+    bar.update(5)
+"""
+WITHOUT_WIDGETS = "import sys; sys.modules['ipywidgets'] = None"
+
+
+def run(*cells):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    return [cell.outputs for cell in notebook.cells]
+
+
+def test_a_figure_is_the_last_line_of_a_cell_and_nothing_else():
+    one = "mx.plot.feature_importance(result.sel(model='bert', step=-1, pooling='mean'))"
+    _, first, second = run(DATA, "mx.plot.feature_importance(result)", one)
+    shown = [output for output in first if output.output_type == "execute_result"]
+    page = shown[0]["data"]["text/html"]
+    for name in ("model", "step", "pooling"):
+        assert f'"{name}"' in page
+    assert page.index("Figure") < page.index("Select")
+    scripts = [o["data"].get("application/javascript", "") for o in first if "data" in o]
+    assert max(map(len, scripts)) > 500_000, "bokeh itself is in the notebook, not on a network"
+    [shown] = [output for output in second if output.output_type == "execute_result"]
+    assert "Figure" in shown["data"]["text/html"]
+    # Scripts are loaded once.
+    assert max(len(str(output)) for output in second) < 500_000
+
+
+@pytest.mark.parametrize("before", ["", WITHOUT_WIDGETS])
+def test_a_progress_bar_warns_of_nothing(before):
+    *_, outputs = run(before, BAR)
+    assert outputs
+    text = " ".join(str(output) for output in outputs)
+    assert "Warning" not in text and "IProgress" not in text
+    assert ("widget" in text) != bool(before)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_a_saved_page_opens_offline_on_a_frame_with_values(tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    result = importances()
+    result.importance.loc[{"model": "bert", "step": 0}] = np.nan
+    plot.save(plot.feature_importance(result), tmp_path / "page.html")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(offline=True).new_page()
+        asked, errors = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((tmp_path / "page.html").as_uri())
+        page.wait_for_selector("select")
+        page.wait_for_timeout(1000)
+        chosen = page.eval_on_selector_all("select", "all => all.map(s => s.value)")
+        options = page.eval_on_selector_all(
+            "select", "all => all.map(s => Array.from(s.options).map(o => o.value))"
+        )
+        drawn = page.evaluate(
+            "Bokeh.documents[0].roots().length && Array.from(Bokeh.documents[0]._all_models"
+            ".values()).filter(m => m.type === 'Title').map(m => m.text)"
+        )
+        browser.close()
+    assert not errors
+    assert not [url for url in asked if url.startswith("http")]
+    assert chosen == ["bert", "20,000", "first-token"]
+    assert options == [
+        ["bert", "mini"],
+        ["0", "20,000", "final"],
+        ["first-token", "mean", "last-token"],
+    ]
+    assert any("step: 20,000" in text for text in drawn)
