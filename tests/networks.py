@@ -208,17 +208,28 @@ def start(source, *arguments) -> subprocess.Popen:
     )
 
 
-def start_recording(template, store, *seeds) -> subprocess.Popen:
-    """Start a process that records some seeds, sentence by sentence, once it is given a line."""
+def start_recording(template, store, *seeds, dies_at=0) -> subprocess.Popen:
+    """Start a process that records some BERTs, sentence by sentence, once it is given a line.
+
+    It kills itself before it runs a network the time number `dies_at`.
+    """
     source = """
-        import logging, sys
+        import itertools, os, signal, sys
+        import transformers
         import networks
         from mlem_xr.networks.recording import record
 
-        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-        template, store, *seeds = sys.argv[1:]
+        template, store, dies_at, *seeds = sys.argv[1:]
+        forward, calls = transformers.BertModel.forward, itertools.count(1)
+
+        def forward_or_die(*arguments, **options):
+            if next(calls) == int(dies_at):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return forward(*arguments, **options)
+
+        transformers.BertModel.forward = forward_or_die
         sys.stdin.readline()
         record(networks.stimuli(), store, model="runs", source=template,
                seed=[int(seed) for seed in seeds], batch_size=1, progress=False)
     """
-    return start(source, template, store, *seeds)
+    return start(source, template, store, dies_at, *seeds)

@@ -18,7 +18,7 @@ import pytest
 import xarray as xr
 
 import mlem_xr as mx
-from helpers import layers, save, write
+from helpers import layers, save, until, write
 from mlem_xr.analyses.univariate import UNIVARIATE, UnivariateOptions
 from mlem_xr.kernels.explain import explain_units
 from mlem_xr.running.executor import n_workers, run_tasks
@@ -48,14 +48,6 @@ def store(stimuli, tmp_path):
     for seed in range(2):
         write(path, layers(seed, n_layers=6).sel(pooling=["mean"]), seed=seed)
     return path
-
-
-def until(condition, seconds=120):
-    """Wait for something that another process does."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.02)
 
 
 def count_call(folder):
