@@ -60,6 +60,10 @@ class InputError(ValueError):
     """A mistake of the caller's: names the argument, what was found and what is expected."""
 
 
+class WorkerError(RuntimeError):
+    """Worker processes died one after another on a piece of work: names it and the likely cause."""
+
+
 def choose(argument: str, value: Hashable, known: Iterable[Any]) -> Any:
     """Return `value` if it is among the `known` ones; else raise an error that lists them."""
     known = list(known)

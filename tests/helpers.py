@@ -1,4 +1,6 @@
-"""What several test modules use: simulated layers, stores of them, and saving."""
+"""What several test modules use: simulated layers, stores of them, saving, and waiting."""
+
+import time
 
 import numpy as np
 import xarray as xr
@@ -38,3 +40,11 @@ def statuses(table) -> dict[str, int]:
 def save(result, store=None, **options) -> dict[str, int]:
     """Save a result; how many representations were computed, skipped and so on."""
     return statuses(write_results(result, store, progress=False, **options))
+
+
+def until(condition, seconds=120):
+    """Wait for something that another process or thread does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)

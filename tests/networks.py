@@ -209,34 +209,32 @@ def start(source, *arguments, **variables: str) -> subprocess.Popen:
     )
 
 
-def start_recording(template, store, *seeds, pause=0) -> subprocess.Popen:
-    """Start a process that records some seeds, sentence by sentence, once it is given a line.
+def start_recording(template, store, *seeds, dies_at=0) -> subprocess.Popen:
+    """Start a process that records some BERTs, sentence by sentence, once it is given a line.
 
-    Before it marks checkpoint number `pause` as recorded, it waits for another line.
+    It kills itself before it runs a network the time number `dies_at`.
     """
-    source = f"""
-        import logging, sys
+    source = """
+        import itertools, os, signal, sys
+        import transformers
         import networks
         from mlem_xr.networks.recording import record
         from mlem_xr.store import activations
 
-        fingerprint, written = activations._fingerprint, []
+        template, store, dies_at, *seeds = sys.argv[1:]
+        forward, calls = transformers.BertModel.forward, itertools.count(1)
 
-        def paused(*arguments):
-            written.append(1)
-            if len(written) == {pause}:
-                print("paused", flush=True)
-                sys.stdin.readline()
-            return fingerprint(*arguments)
+        def forward_or_die(*arguments, **options):
+            if next(calls) == int(dies_at):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return forward(*arguments, **options)
 
-        activations._fingerprint = paused
-        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-        template, store, *seeds = sys.argv[1:]
+        transformers.BertModel.forward = forward_or_die
         sys.stdin.readline()
         record(networks.stimuli(), store, model="runs", source=template,
                seed=[int(seed) for seed in seeds], batch_size=1, progress=False)
     """
-    return start(source, template, store, *seeds)
+    return start(source, template, store, dies_at, *seeds)
 
 
 OWN_CODE = """

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import logging
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -357,16 +358,16 @@ def test_settings_of_transformers_are_left_as_they_were(tmp_path, quietly):
 
 
 def test_killed_run_is_continued(tmp_path, quietly, seeds_folder):
+    """It kills itself in the middle of its third network."""
     template = seeds_folder / "run-{seed}"
     options = {"source": template, "seed": range(6), "batch_size": 1}
-    process = networks.start_recording(template, tmp_path / "store.zarr", *range(6), pause=3)
-    print(file=process.stdin, flush=True)
-    lines = iter(process.stdout.readline, "")
-    assert sum("recorded runs" in next(lines) for _ in range(2)) == 2
-    assert "paused" in next(lines)
-    process.kill()
-    assert process.wait() == -9
-    assert opened(tmp_path).recorded.sum() == 2
+    dies_at = 2 * len(networks.SENTENCES) + 4
+    process = networks.start_recording(
+        template, tmp_path / "store.zarr", *range(6), dies_at=dies_at
+    )
+    output, _ = process.communicate("\n", timeout=600)
+    assert process.returncode == -signal.SIGKILL, output
+    assert opened(tmp_path).recorded.values.sum() == 2
     continued = quietly("runs", **options)
     assert continued.status.tolist() == ["skipped"] * 2 + ["recorded"] * 4
     quietly("runs", store=tmp_path / "whole.zarr", **options)
@@ -386,9 +387,23 @@ def test_two_processes_record_into_one_store(tmp_path, seeds_folder):
     for process in processes:
         print(file=process.stdin, flush=True)
     for process in processes:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
     check_seeds(opened(tmp_path), seeds_folder, range(6))
+
+
+def test_what_is_recorded_needs_no_lock(tmp_path, quietly, monkeypatch):
+    """A store may lie in a folder that cannot be written to."""
+    folder = networks.save_bert(tmp_path / "net")
+    quietly(folder)
+
+    def refuse(path):
+        raise InputError(f"{path} cannot be changed")
+
+    monkeypatch.setattr(stores, "locked", refuse)
+    assert quietly(folder).status.tolist() == ["skipped"]
+    with pytest.raises(InputError, match="cannot be changed"):
+        quietly(folder, overwrite=True)
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers"])
@@ -412,7 +427,7 @@ def test_missing_package_names_the_extra(tmp_path, missing):
             print(error)
     """
     process = networks.start(source, missing, tmp_path / "store.zarr")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert f"No module named '{missing}'" in output
     assert 'pip install "mlem_xr[models]"' in output

@@ -1,4 +1,4 @@
-"""Worker processes, executors, limits, whole files and progress bars."""
+"""Threads, limits, whole files and progress bars."""
 
 import os
 import pty
@@ -6,66 +6,19 @@ import subprocess
 import sys
 import termios
 import time
-from concurrent.futures import Executor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 import dask
-import distributed  # noqa: F401  (fills the configuration)
 import pytest
 from threadpoolctl import threadpool_info
 
-import mlem_xr as mx
 from mlem_xr.running.blas import one_blas_thread
-from mlem_xr.running.executor import executor, n_workers, run_tasks
+from mlem_xr.running.executor import n_workers, run_tasks
 from mlem_xr.running.progress import progress_bar
 from mlem_xr.running.writing import whole
 
 
-def environment():
-    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")}
-
-
-def test_local_client_starts_processes_of_one_thread():
-    before = dask.config.get("distributed.worker.memory.monitor-interval")
-    with mx.local_client(2, memory_limit="1GiB") as client:
-        assert list(client.nthreads().values()) == [1, 1]
-        processes = set(client.run(os.getpid).values())
-        assert len(processes) == 2 and os.getpid() not in processes
-        # One thread of BLAS, and freed memory stays with the worker.
-        for found in client.run(environment).values():
-            assert found == {"OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": str(2**28)}
-        info = client.scheduler_info(n_workers=-1)["workers"].values()
-        assert {worker["memory_limit"] for worker in info} == {2**30}
-    assert client.status == "closed"
-    assert dask.config.get("distributed.worker.memory.monitor-interval") == before
-
-
-def test_tasks_run_where_dask_runs():
-    found = []
-
-    def note(shared, task):
-        found.append((os.getpid(), shared, task))
-
-    with mx.local_client(1):
-        assert n_workers() == 1
-        run_tasks(note, "s", range(3), done=lambda i: None)
-        assert not found
-        # What is asked for explicitly wins over a client.
-        with dask.config.set(scheduler="threads", num_workers=3):
-            assert n_workers() == 3
-            run_tasks(note, "s", range(3), done=lambda i: None)
-    assert sorted(found) == [(os.getpid(), "s", task) for task in range(3)]
-
-
-@pytest.mark.parametrize("where", ["threads", "client"])
-def test_executors_have_the_standard_interface(where):
-    with mx.local_client(1) if where == "client" else nullcontext(), executor() as workers:
-        assert isinstance(workers, Executor)
-        assert workers.submit(pow, 2, 5).result() == 32
-
-
-@pytest.mark.parametrize("where", ["threads", "client"])
-def test_a_failure_ends_what_has_not_begun(where, tmp_path):
+def test_a_failure_ends_what_has_not_begun(tmp_path):
     def run(folder, task):
         if task == 0:
             raise ValueError("task 0")
@@ -73,11 +26,8 @@ def test_a_failure_ends_what_has_not_begun(where, tmp_path):
         (folder / str(task)).touch()
 
     done = []
-    with (
-        mx.local_client(1) if where == "client" else dask.config.set(num_workers=1),
-        pytest.raises(ValueError, match="task 0"),
-    ):
-        run_tasks(run, tmp_path, range(200), done=done.append)
+    with dask.config.set(num_workers=1), pytest.raises(ValueError, match="task 0"):
+        run_tasks(run, tmp_path, range(200), name=str, done=done.append)
     assert 0 not in done
     assert len(list(tmp_path.iterdir())) < 100
 

@@ -1,10 +1,11 @@
+import ctypes
 import os
 import resource
 import signal
 import subprocess
 import sys
 import textwrap
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ import xarray as xr
 import zarr
 
 import mlem_xr as mx
-from helpers import layers, write
+from helpers import layers, save, until, write
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli.table import from_dataframe
 from mlem_xr.store import activations as stores
+
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+"""Of Linux: takes a right from what a process starts, here the one to write everywhere."""
 
 
 @pytest.fixture
@@ -217,17 +221,24 @@ def test_processes_write_different_checkpoints_at_once(store):
     assert int(data["recorded"].sum()) == 8
 
 
-def run_python(code, *arguments, limit=None):
-    def limit_size():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+def run_python(code, *arguments, limit=None, bound=False):
+    """Start Python, with a limit on the size of files or without the right to write everywhere."""
 
+    def prepare():
+        if limit:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        if bound:
+            ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
+
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit_size if limit else None,
+        preexec_fn=prepare if limit or bound else None,
     )
 
 
@@ -235,7 +246,7 @@ def test_a_killed_process_loses_only_the_checkpoint_in_hand(store):
     """Kill a process with SIGKILL at many moments of writing; readers never see half of it."""
     writer = """
         import sys
-        from helpers import layers, write
+        from helpers import layers, save, until, write
         from mlem_xr.store.activations import is_recorded
         for seed in range(1000):
             if not is_recorded(sys.argv[1], model="toy", seed=seed, step=-1):
@@ -269,7 +280,7 @@ def test_a_full_disk_leaves_the_checkpoint_unrecorded(store):
     write(store, layers(0, n_units=400))
     code = """
         import sys
-        from helpers import layers, write
+        from helpers import layers, save, until, write
         write(sys.argv[1], layers(1, n_units=400), seed=1)
     """
     process = run_python(code, store, limit=30_000)
@@ -344,21 +355,77 @@ def test_two_names_of_one_store_have_one_lock(stimuli, tmp_path):
     assert np.isfinite(save["r2"].sel(pooling="mean")).all()
 
 
-def test_what_is_waited_for_is_said(store, monkeypatch, caplog):
+def test_a_stopped_process_that_is_waited_for_is_named(store, monkeypatch, caplog):
     monkeypatch.setattr("mlem_xr.store.locks._PATIENCE", 0.1)
     code = """
-        import sys, time
+        import sys
         from pathlib import Path
         from mlem_xr.store.locks import locked
         with locked(Path(sys.argv[1])):
             print("held", file=sys.stderr, flush=True)
-            time.sleep(1)
+            sys.stdin.readline()
     """
     process = run_python(code, store)
     assert process.stderr.readline().strip() == "held"
-    write(store, layers(0))
-    assert process.wait() == 0
-    assert "waiting for another process, which holds" in caplog.text
+    process.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as thread:
+        writing = thread.submit(write, store, layers(0))
+        linux = Path("/proc/locks").exists()
+        holder = f"process {process.pid}" if linux else "another process"
+        try:
+            until(lambda: f"waiting for {holder}, which holds {store}.lock" in caplog.text)
+            assert not writing.done()
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.communicate("\n")
+        writing.result()
+    assert process.returncode == 0
+    assert mx.open_store(store)["recorded"].all()
+
+
+@pytest.mark.parametrize("fixed", ["toy.zarr", "."])
+def test_a_folder_that_cannot_be_written_to_is_one_error(stimuli, tmp_path, fixed):
+    folder = tmp_path / "folder"
+    store = mx.create_store(stimuli, folder / "toy.zarr", pooling=["mean"])
+    write(store, layers(0, pooling=["mean"]))
+    save(mx.multivariate_importance(mx.open_store(store)))
+    (folder / "toy.zarr.lock").unlink()
+    code = """
+        import os, sys
+        from pathlib import Path
+        import mlem_xr as mx
+        from helpers import layers, save, until, write
+        from mlem_xr.schema import InputError
+
+        store, fixed = map(Path, sys.argv[1:])
+        if os.access(fixed, os.W_OK):
+            sys.exit(77)
+        data = mx.open_store(store)
+        # What is there needs no lock.
+        found = mx.save_results(mx.multivariate_importance(data), progress=False)
+        assert found["r2"].notnull().all()
+        changes = [
+            lambda: write(store, layers(1, pooling=["mean"]), seed=1),
+            lambda: mx.save_results(mx.mds(data), progress=False),
+            lambda: mx.create_store(mx.read_stimuli("short_sentence"), fixed / "new.zarr"),
+        ]
+        for change in changes:
+            try:
+                change()
+            except InputError as error:
+                print(error, file=sys.stderr)
+    """
+    (folder / fixed).chmod(0o555)
+    process = run_python(code, store, folder / fixed, bound=True)
+    _, errors = process.communicate(timeout=300)
+    (folder / fixed).chmod(0o755)
+    if process.returncode == 77:
+        pytest.skip("this user may write everywhere")
+    assert process.returncode == 0, errors
+    assert len(errors.splitlines()) == 3
+    for line in errors.splitlines():
+        assert f"{folder / fixed} cannot be written to" in line
+        assert line.endswith("expected a folder that can be written to")
 
 
 def test_a_store_that_is_there_needs_no_lock(store, stimuli, monkeypatch):

@@ -71,7 +71,7 @@ def test_a_single_representation_keeps_several_workers_busy(stimuli, tmp_path, m
     path = mx.create_store(stimuli, tmp_path / "wide.zarr", pooling=["mean"])
     write(path, layers(0, n_layers=1, n_units=128).sel(pooling=["mean"]), seed=0)
     expected = mx.univariate_importance(mx.open_store(path)).compute()
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=120)
 
     def wait_for_the_other(*arguments, **options):
         both.wait()

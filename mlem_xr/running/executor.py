@@ -1,13 +1,17 @@
 """Run many calls of one function on threads or on the workers of a Dask client."""
 
+import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+import cloudpickle
 import dask
 from dask.system import CPU_COUNT
+from dask.utils import format_bytes
+
+from mlem_xr.schema import WorkerError
 
 
 def current_client() -> Any:
@@ -32,35 +36,60 @@ def n_workers() -> int:
     return dask.config.get("num_workers", None) or CPU_COUNT
 
 
-@contextmanager
-def executor() -> Iterator[Executor]:
-    """Give the executor that tasks are to run on; what has not begun when it closes never does."""
-    client = current_client()
-    if client is not None:
-        yield client.get_executor(pure=False)
-        return
-    with ThreadPoolExecutor(n_workers(), "mlem_xr") as threads:
-        yield threads
-
-
 def run_tasks(
     function: Callable[[Any, Any], None],
     shared: Any,
     tasks: Sequence[Any],
     *,
+    name: Callable[[int], str],
     done: Callable[[int], None],
 ) -> None:
     """Call `function(shared, task)` for every task, in parallel.
 
     `shared` travels once to each worker, however large it is; `done` is called in this thread with
-    the position of each task that has finished.
+    the position of each task that has finished. What a worker had in hand when it died is called
+    again; where workers die again and again on one task, `WorkerError` says what `name` calls it.
     """
     client = current_client()
-    if client is not None:
-        # Held by every worker, or the tasks would all go to the one that holds it.
-        shared = client.scatter(shared, broadcast=True, hash=False)
-    with executor() as workers:
-        position = {workers.submit(function, shared, task): i for i, task in enumerate(tasks)}
+    if client is None:
+        _run_on_threads(function, shared, tasks, done)
+        return
+    # A task of its own, not scattered data: what dies with its workers is made again. As bytes,
+    # which only workers need to understand.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1PB"}):
+        held = client.submit(pickle.loads, cloudpickle.dumps(shared), pure=False)
+
+    futures = client.map(function, [held] * len(tasks), tasks, pure=False)
+    _wait(client, futures, name, lambda i, _: done(i))
+
+
+def compute_together(
+    collections: Sequence[Any],
+    *,
+    name: Callable[[int], str],
+    done: Callable[[int, Any], None],
+) -> None:
+    """Compute Dask collections at once, as `dask.compute` does, so that all workers are busy.
+
+    `done` is called with the position and the value of each; see `run_tasks` for `name`.
+    """
+    client = current_client()
+    if client is None or not all(map(dask.is_dask_collection, collections)):
+        for i, value in enumerate(dask.compute(*collections)):
+            done(i, value)
+        return
+    futures = client.compute(list(collections))
+    _wait(client, futures, name, lambda i, future: done(i, future.result()))
+
+
+def _run_on_threads(
+    function: Callable[[Any, Any], None],
+    shared: Any,
+    tasks: Sequence[Any],
+    done: Callable[[int], None],
+) -> None:
+    with ThreadPoolExecutor(n_workers(), "mlem_xr") as threads:
+        position = {threads.submit(function, shared, task): i for i, task in enumerate(tasks)}
         try:
             for future in as_completed(position):
                 future.result()
@@ -69,3 +98,44 @@ def run_tasks(
             # After a failure or an interruption the rest is not wanted any more.
             for future in position:
                 future.cancel()
+
+
+def _wait(
+    client: Any,
+    futures: Sequence[Any],
+    name: Callable[[int], str],
+    done: Callable[[int, Any], None],
+) -> None:
+    """Wait for futures of a Dask client; cancel the rest after a failure or an interruption."""
+    distributed = sys.modules["distributed"]
+    running = {future.key: i for i, future in enumerate(futures)}
+    try:
+        for future in distributed.as_completed(futures):
+            i = running[future.key]
+            try:
+                if future.status in ("error", "cancelled"):
+                    future.result()
+                done(i, future)
+            except distributed.KilledWorker as error:
+                raise WorkerError(_in_words(client, error, name(i))) from None
+            del running[future.key]
+            # Held on to, it would be computed again when its worker dies.
+            future.release()
+    finally:
+        client.cancel([futures[i] for i in running.values()])
+
+
+def _in_words(client: Any, error: Any, piece: str) -> str:
+    """Say on which piece of work worker processes died, and why."""
+    worker = error.last_worker
+    reports = client.get_events("worker-restart-memory")
+    held = [report["rss"] for _, report in reports if report["worker"] == worker.address]
+    cause = "probably for lack of memory"
+    if held:
+        limit = format_bytes(worker.memory_limit)
+        cause = f"the last one because it held {format_bytes(held[-1])} with a limit of {limit}"
+    return (
+        f"{error.allowed_failures + 1} worker processes died one after another with {piece} in "
+        f"hand, {cause}; fewer workers or a larger memory_limit leave more memory for each, and "
+        "what was saved until now stays"
+    )

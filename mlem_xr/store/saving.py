@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.analyses.layers import UNIT_LABELS, concatenate_layers
-from mlem_xr.running.executor import n_workers, run_tasks
+from mlem_xr.running.executor import compute_together, n_workers, run_tasks
 from mlem_xr.running.progress import progress_bar
 from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError, choose
 from mlem_xr.store.activations import locate, open_store
@@ -250,23 +250,36 @@ def _compute(
     tasks = cut_into_tasks(todo, n_workers=n_workers())
     unit = "units" if "unit" in result.dims else "representations"
     amounts = [int(amount[tuple(task[dim] for dim in REPRESENTATION)].sum()) for task in tasks]
-    total = sum(amounts)
-    with progress_bar(result.attrs["analysis"], total, unit=unit, shown=progress) as bar:
-        if len(tasks) < n_workers():
-            # Too few for all workers, but the blocks that they consist of are more.
-            compute_and_write(result, destination, *tasks)
-            bar.update(total)
+
+    def name(i: int) -> str:
+        parts = {dim: labels[dim][part] for dim, part in tasks[i].items()}
+        words = (f"{dim}={', '.join(map(str, part))}" for dim, part in parts.items())
+        return f"{result.attrs['analysis']} of {', '.join(words)}"
+
+    with progress_bar(result.attrs["analysis"], sum(amounts), unit=unit, shown=progress) as bar:
+
+        def done(i: int) -> None:
+            bar.update(amounts[i])
+
+        if len(tasks) >= n_workers():
+            run_tasks(compute_and_write, (result, destination), tasks, name=name, done=done)
             return
-        run_tasks(
-            _compute_task,
-            (result, destination),
-            tasks,
-            done=lambda i: bar.update(amounts[i]),
-        )
+        # Too few for all workers, but the blocks that they consist of are more.
+        origins = [_origin(destination, task) for task in tasks]
+
+        def write(i: int, values: xr.Dataset) -> None:
+            _write(values, destination, tasks[i], origins[i])
+            done(i)
+
+        compute_together([result.isel(task) for task in tasks], name=name, done=write)
 
 
-def _compute_task(shared: tuple[xr.Dataset, Destination], task: Task) -> None:
-    compute_and_write(*shared, task, scheduler="sync")
+def compute_and_write(shared: tuple[xr.Dataset, Destination], task: Task) -> None:
+    """Compute one task of a result in this thread, and write it."""
+    result, destination = shared
+    origin = _origin(destination, task)
+    (values,) = dask.compute(result.isel(task), scheduler="sync")
+    _write(values, destination, task, origin)
 
 
 def _open_or_create(path: Path, result: xr.Dataset, n_layers_of_store: int) -> zarr.Group:
@@ -346,22 +359,11 @@ def _status(
     return table[((fingerprint == "") | (n_units > 0)).ravel()]
 
 
-def compute_and_write(
-    result: xr.Dataset, destination: Destination, *tasks: Task, scheduler: str | None = None
-) -> None:
-    """Compute tasks of a result together, and write them one after another.
-
-    `scheduler` is Dask's; None: what Dask runs on. Raises `InputError` if activations were recorded
-    again, even the same ones.
-    """
-    origins = [_origin(destination, task) for task in tasks]
-    computed = dask.compute(*(result.isel(task) for task in tasks), scheduler=scheduler)
-    for task, origin, values in zip(tasks, origins, computed, strict=True):
-        _write(values, destination, task, origin)
-
-
 def _write(values: xr.Dataset, destination: Destination, task: Task, origin: str) -> None:
-    """Write what a task computed; its marks come last."""
+    """Write what a task computed; its marks come last.
+
+    Raises `InputError` if activations were recorded again since `origin`, even the same ones.
+    """
     where = destination.at | {dim: destination.at[dim][part] for dim, part in task.items()}
     fingerprint = str(values["fingerprint"].values.item())
     marks = np.full((1, 1, 1, 1, values.sizes["layer"]), fingerprint, dtype=object)
