@@ -482,12 +482,21 @@ def test_the_looks_of_decoding_are_those_of_importance():
 
 
 def test_decoding_without_common_labels_is_refused():
-    with pytest.raises(InputError, match="decoding: none of its labels are those of result"):
+    with pytest.raises(InputError, match="decoding: none of its labels are those of the result"):
         plot.feature_importance(profile(), decoding=areas().assign_coords(layer=[7, 8, 9, 10]))
     with pytest.raises(InputError, match="decoding: no variable 'auc'"):
         plot.feature_importance(profile(), decoding=profile())
     with pytest.raises(InputError, match="decoding: it has the dimension 'model'"):
         plot.feature_importance(profile().isel(model=0, drop=True), decoding=areas())
+
+
+def test_decoding_is_taken_at_the_one_label_of_the_importance():
+    part = importances().sel(model="mini", step=-1, pooling="mean")
+    figure = plot.feature_importance(part, features=["subj_NUM"], decoding=areas())
+    drawn = [o for o in figure.traverse(lambda o: o, [hv.NdOverlay]) if o.group == "Second"]
+    expected = areas().auc.mean("seed").sel(model="mini", step=-1, pooling="mean")
+    values = drawn[1]["subj_NUM"].dframe().value
+    np.testing.assert_allclose(values, expected.sel(feature="subj_NUM"))
 
 
 def test_a_decoding_result_alone_is_drawn():

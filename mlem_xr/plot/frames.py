@@ -51,6 +51,27 @@ def expanded(values: Any, *dims: str) -> Any:
     )
 
 
+def alike(other: xr.DataArray, values: xr.DataArray, *, argument: str) -> xr.DataArray:
+    """Return another result at the labels of the values, NaN where it has none.
+
+    What is one label in the values is selected in the other, and seeds are averaged.
+    """
+    if "seed" in other.dims and ("seed" not in values.dims or argument == "decoding"):
+        other = other.mean("seed")
+    for dim in [str(dim) for dim in other.dims if dim not in values.dims]:
+        label = values.coords.get(dim)
+        if label is not None and label.ndim == 0 and bool((other[dim] == label).any()):
+            other = other.sel({dim: label.item()}, drop=True)
+        elif other.sizes[dim] > 1:
+            raise InputError(f"{argument}: it has the dimension {dim!r}; select one label of it")
+        else:
+            other = other.squeeze(dim, drop=True)
+    other = other.reindex({dim: values[dim] for dim in other.dims if dim in values.coords})
+    if not bool(other.notnull().any()):
+        raise InputError(f"{argument}: none of its labels are those of the result; nothing to draw")
+    return other.drop_vars([name for name in other.coords if name not in other.dims])
+
+
 def fixed(values: xr.DataArray, drawn: tuple[str, ...], looks: Looks) -> str:
     """Return a title that names the coordinates which have one value in the whole figure."""
     named = dict.fromkeys((*REPRESENTATION, *map(str, values.dims)))

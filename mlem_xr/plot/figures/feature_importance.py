@@ -8,7 +8,7 @@ import xarray as xr
 
 from mlem_xr.plot.errors import Errorbar, Summary, summarized
 from mlem_xr.plot.figures.decoding import AUC, AUC_LIMITS
-from mlem_xr.plot.frames import expanded, leading, named, refuse, variable
+from mlem_xr.plot.frames import alike, expanded, leading, named, refuse, variable
 from mlem_xr.plot.lines import Profile, Second, draw_profile
 from mlem_xr.plot.looks import Palette, Rename, looks_of_features
 from mlem_xr.plot.style import LABELS
@@ -149,14 +149,6 @@ def features_to_draw(
 
 def _auc(decoding: xr.Dataset, values: xr.DataArray, x: str) -> Second:
     auc = expanded(variable(decoding, "auc", argument="decoding"), x, "feature")
-    auc = auc.mean("seed") if "seed" in auc.dims else auc
-    extra = [dim for dim in auc.dims if dim not in values.dims and auc.sizes[dim] > 1]
-    if extra:
-        raise InputError(f"decoding: it has the dimension {extra[0]!r}, which result has not")
-    auc = auc.squeeze([dim for dim in auc.dims if dim not in values.dims], drop=True)
-    shared = {dim: values[dim] for dim in auc.dims if dim in values.coords}
-    auc = auc.reindex(shared).drop_vars([n for n in auc.coords if n not in auc.dims])
-    if not bool(auc.notnull().any()):
-        raise InputError("decoding: none of its labels are those of result; nothing to draw")
+    auc = alike(auc, values, argument="decoding")
     low = min(AUC_LIMITS[0], float(auc.min()) - 0.02)
     return Second(values=auc, label=AUC, limits=(low, AUC_LIMITS[1]))

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from mlem_xr.plot.axes import Axis, axis_of, foot_of, linear_limits, log_limits
-from mlem_xr.plot.frames import expanded, figure_of, fixed, leading, named, variable
+from mlem_xr.plot.frames import alike, expanded, figure_of, fixed, leading, named, variable
 from mlem_xr.plot.looks import COLORS, Looks, Palette, Rename, looks, looks_of_features
 from mlem_xr.plot.style import LABELS, overlay_of, styled
 from mlem_xr.plot.units import over_units
@@ -130,16 +130,7 @@ def _line(given: xr.Dataset, name: str, show: str, by: str, values: xr.DataArray
     line = expanded(line, "feature") if by == "feature" else line.expand_dims({by: [_SCORE]})
     if "unit" in line.dims:
         raise InputError(f"{argument}: {show!r} has a dimension 'unit'; expected none")
-    if "seed" in line.dims and "seed" not in values.dims:
-        line = line.mean("seed")
-    extra = [d for d in line.dims if d not in values.dims]
-    if any(line.sizes[d] > 1 for d in extra):
-        raise InputError(f"{argument}: it has the dimension {extra[0]!r}, univariate has not")
-    line = line.squeeze(extra, drop=True)
-    line = line.reindex({d: values[d] for d in line.dims if d in values.coords})
-    if not bool(line.notnull().any()):
-        raise InputError(f"{argument}: none of its labels are those of univariate")
-    return line.drop_vars([c for c in line.coords if c not in line.dims])
+    return alike(line, values, argument=argument)
 
 
 def _limits(table: xr.Dataset, log: bool) -> tuple[float, float]:
