@@ -375,6 +375,8 @@ def draw_dots(
     figure = figure_of(table, "mean", drawn, draw, looks, source=source, empty=empty)
     n = len(lines)
     axes = {"logx": log, "xlim": limits, "ylim": (-0.5, n - 0.5), "invert_yaxis": True}
+    # Else HoloViews would look for limits in all frames, again for each; the axes have theirs.
+    axes |= {"framewise": True}
     types = ("Points", "Segments", "NdOverlay", "Overlay")
     hover = [
         (looks.name(by), f"@{by}"),

@@ -38,7 +38,7 @@ LABELS = {
 }
 """Axis labels of what can be drawn."""
 
-_PIXELS_PER_LETTER = 8.5
+_PIXELS_PER_LETTER = 8.7
 """Of a bold title."""
 
 TITLE = "{label}\n{dimensions}"
@@ -105,7 +105,8 @@ def _wrap_title(plot: Any, _: Any) -> None:
     title, width = plot.state.title, plot.state.width or WIDTH
     if title is not None and title.text:
         lines = title.text.split("\n")
-        characters = int((width - 70) / _PIXELS_PER_LETTER)
+        # Beside it are the numbers of the axis and the tools.
+        characters = max(20, int((width - 170) / _PIXELS_PER_LETTER))
         title.text = "\n".join(fill(line, characters) for line in lines)
 
 

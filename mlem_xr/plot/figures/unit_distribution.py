@@ -259,6 +259,8 @@ def _styled(
 ) -> Any:
     color = look.cycle("color", labels)
     axes = {"logy": log, "ylim": limits, "xlim": (axis.limits[0] - 0.4, axis.limits[1] + 0.4)}
+    # Else HoloViews would look for limits in all frames, again for each; the axes have theirs.
+    axes |= {"framewise": True}
     quiet = {"show_legend": False}
     hover = [
         (look.name("layer"), "@at"),

@@ -140,6 +140,8 @@ def _styled(
         "clim": ends,
         "cnorm": "log" if log else "linear",
         "colorbar": True,
+        # What is in brackets would not fit beside a low map.
+        "clabel": LABELS[str(values.name)].split(" (")[0],
         "invert_yaxis": True,
         "yticks": list(enumerate(layers))[::every],
         "xlabel": look.name("unit"),
