@@ -177,7 +177,7 @@ def test_unknown_source_names_what_was_tried_and_what_is_bundled(
         ("twice.csv", b"sentence,a,a\nyes,1,2\n"),
         ("ragged.csv", b"sentence,a\nyes,1\nwell, no,1\n"),
         ("plain.csv.gz", b"sentence,a\nyes,1\n"),
-        ("cut.csv.gz", gzip.compress(b"sentence,a\nyes,1\n" * 1000)[:40]),
+        ("cut.csv.gz", gzip.compress(b"sentence,a\nyes,1\n" * 1000, mtime=0)[:40]),
         ("text.parquet", b"sentence,a\nyes,1\n"),
     ],
 )
