@@ -96,9 +96,7 @@ def local_client(n_workers: int | None = None, **options: Any) -> "Client":
         sys.exit(_UNGUARDED)
     if n_workers is not None:
         check_integer("n_workers", n_workers, at_least=1)
-    from distributed import Client
-
-    from mlem_xr.running.deaths import SayDeaths
+    from mlem_xr.running.local import LocalClient
 
     usual: dict[str, Any] = {"threads_per_worker": 1, "silence_logs": logging.CRITICAL}
     if "dashboard_address" not in options:
@@ -108,17 +106,13 @@ def local_client(n_workers: int | None = None, **options: Any) -> "Client":
     preload = [*dask.config.get("distributed.worker.preload"), _NO_INTERRUPTS]
     dask.config.set(_TIME_TO_START)
     settings = _QUIET | _KEEP_MEMORY | _DEATHS | _STEALING
-    scheduler = dask.config.get("scheduler", None)
     try:
         with (
             dask.config.set(settings | {"distributed.worker.preload": preload}),
             _no_words_on_semaphores(),
         ):
-            client = Client(n_workers=n_workers, processes=True, **(usual | options))
-            client.cluster.scheduler.add_plugin(SayDeaths())
+            return LocalClient(n_workers=n_workers, processes=True, **(usual | options))
     except Exception as error:
-        # A client that fails stays what Dask runs on.
-        dask.config.set(scheduler=scheduler)
         if _is_unguarded():
             raise InputError(
                 "local_client: called while every worker imports the script that calls it; "
@@ -132,7 +126,6 @@ def local_client(n_workers: int | None = None, **options: Any) -> "Client":
             f"local_client: workers cannot be started with n_workers={n_workers!r} and options "
             f"{options} ({type(cause).__name__}: {cause})"
         ) from None
-    return client
 
 
 @contextmanager
