@@ -44,6 +44,10 @@ def same(found, expected):
     return all(a.identical(b) for a, b in zip(found, expected, strict=True))
 
 
+def results_of(store):
+    return next((store / "results" / "univariate_importance").glob("*/computed_from")).parent
+
+
 def lose(file):
     file.unlink()
 
@@ -174,7 +178,7 @@ def test_lost_labels_are_an_error_also_for_whoever_adds_to_the_store(store, dim)
 
 
 def test_labels_of_a_result_that_were_lost_are_an_error(store):
-    folder = next((store / "results" / "univariate_importance").iterdir())
+    folder = results_of(store)
     result = mx.univariate_importance(mx.open_store(store))
     for dim in ("feature", "model", "layer", "unit"):
         kept = (folder / dim / "c" / "0").read_bytes()
@@ -185,10 +189,6 @@ def test_labels_of_a_result_that_were_lost_are_an_error(store):
     (folder / "model" / "c" / "0").unlink()
     with pytest.raises(InputError, match="/model is damaged"):
         save(result, refresh=["importance"])
-
-
-def results_of(store):
-    return next((store / "results" / "univariate_importance").iterdir())
 
 
 @pytest.mark.parametrize("damage", [lose, empty, cut_short, flip])
@@ -300,6 +300,17 @@ def older(tmp_path):
     return tmp_path / "store-1.zarr"
 
 
+def test_results_of_an_older_version_are_kept_beside_new_ones(older):
+    """It had no `variance`: what is saved now has a place of its own, and is what is opened."""
+    with pytest.warns(UserWarning, match="saved by mlem_xr 0.2.0; this is"):
+        assert "variance" not in mx.open_results(older, "univariate_importance")
+    assert save(mx.univariate_importance(mx.open_store(older)))["computed"] == 18
+    assert np.isfinite(mx.open_results(older, "univariate_importance")["variance"]).any()
+    assert mx.list_results(older)["version"].tolist().count("0.2.0") == 1
+    save(mx.univariate_importance(mx.open_store(older)), refresh=["importance"])
+
+
+@pytest.mark.filterwarnings("ignore:results. saved by mlem_xr 0.2.0")
 def test_a_store_of_the_older_layout_is_read_and_added_to(older, stimuli):
     """Nothing says which layers its networks have until the units are counted."""
     assert zarr.open_group(older).attrs["conventions"] == OLDER
