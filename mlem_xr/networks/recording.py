@@ -19,7 +19,16 @@ from mlem_xr.networks.checkpoints import Checkpoint, resolve_all
 from mlem_xr.networks.loading import Network, first_line, load
 from mlem_xr.networks.pooling import pool
 from mlem_xr.running.progress import progress_bar
-from mlem_xr.schema import POOLINGS, InputError, check_bool, check_integer, choose, several, warn
+from mlem_xr.schema import (
+    CHECKPOINT,
+    POOLINGS,
+    InputError,
+    check_bool,
+    check_integer,
+    choose,
+    several,
+    warn,
+)
 from mlem_xr.stimuli import read_stimuli
 from mlem_xr.store import activations as stored
 from mlem_xr.store.address import store_path
@@ -140,8 +149,10 @@ def record(
         # Other stimuli are refused before a network is loaded.
         stored.create_store(stimuli, store, pooling=poolings)
 
+    labels = {dim: [checkpoint.labels[dim] for checkpoint in checkpoints] for dim in CHECKPOINT}
+    missing = set(stored.missing_checkpoints(store, **labels))
     statuses = [
-        "recorded" if overwrite or not stored.is_recorded(store, **checkpoint.labels) else "skipped"
+        "recorded" if overwrite or tuple(checkpoint.labels.values()) in missing else "skipped"
         for checkpoint in checkpoints
     ]
     for checkpoint, status in zip(checkpoints, statuses, strict=True):

@@ -38,6 +38,7 @@ from mlem_xr.store.grid import (
     create_array,
     create_labels,
     extend,
+    last_marked,
     positions,
     read_grid,
     read_labels,
@@ -170,22 +171,23 @@ def write_checkpoint(
             _create_variables(group, values.shape[-1])
         if group.attrs["conventions"] == OLDER:
             _upgrade(group)
-        _check_labels(group)
-        at = extend(group, labels)
+        at = extend(group, labels, _least_labels(group))
         group = _open_group(path, "r+")
         where = (at["model"][0], at["seed"][0], at["step"][0])
         claim = _clear(path, group, where)
+    chunks = array_of(group, "activation")
     for p, pooling in enumerate(at["pooling"]):
         for i, layer in enumerate(at["layer"]):
             region = (*where, pooling, layer, slice(None), slice(0, values.shape[-1]))
-            array_of(group, "activation")[region] = values[p, i]
+            chunks[region] = values[p, i]
     # Marks of many checkpoints share a chunk: they are written one after another.
     with locked(path):
         if text_at(array_of(group, "provenance"), where) != claim:
             raise InputError(f"checkpoint: another process is writing {name}; expected only one")
         held = array_of(group, "n_units")
-        for p, i in np.ndindex(n_units.shape):
-            held[(*where, at["pooling"][p], at["layer"][i])] = n_units[p, i]
+        counts = np.zeros(held.shape[3:], held.dtype)
+        counts[np.ix_(at["pooling"], at["layer"])] = n_units
+        held[where] = counts
         array_of(group, "fingerprint")[where] = _fingerprint(group, activation, values)
         array_of(group, "provenance")[where] = json.dumps(dict(provenance))
         array_of(group, "recorded")[where] = True
@@ -246,15 +248,14 @@ def missing_checkpoints(
     group = _open_group(path, "r")
     if not _has_variables(group):
         return wanted
-    data, _ = _read(group, names=_MARKS)
-    recorded, chunks = data["recorded"].to_series(), _chunks(group, data)
-    order = {checkpoint: i for i, checkpoint in enumerate(recorded.index)}
-    at = np.argwhere(np.ones(data["recorded"].shape))
-    return [
-        checkpoint
-        for checkpoint in wanted
-        if not recorded.get(checkpoint, False) or chunks.missing(at[order[checkpoint]])
-    ]
+    data, _ = _read(group, names=["sentence", "unit"])
+    chunks = _chunks(group, data)
+    known = [data[dim].values.tolist() for dim in CHECKPOINT]
+    held = {
+        tuple(dim[i] for dim, i in zip(known, where, strict=True)): where
+        for where in np.argwhere(data["recorded"].values)
+    }
+    return [one for one in wanted if one not in held or chunks.missing(held[one])]
 
 
 def open_store(store: str | Path) -> xr.Dataset:
@@ -298,7 +299,8 @@ def open_store(store: str | Path) -> xr.Dataset:
     group = _open_group(path, "r")
     if not _has_variables(group):
         raise InputError(f"store: nothing is recorded in {store} yet; expected a checkpoint")
-    data, torn = _read(group)
+    features: Any = group.attrs["features"]
+    data, torn = _read(group, names=["text", *features, "unit"])
     if torn:
         warn(
             f"store: {path} has lost marks of {'; '.join(torn)}, which counts as not recorded; "
@@ -317,19 +319,17 @@ def _has_variables(group: zarr.Group) -> bool:
     return "variables" in group.attrs or "recorded" in group
 
 
-def _read(group: zarr.Group, *, names: Iterable[str] | None = None) -> tuple[xr.Dataset, list[str]]:
-    """Read what a store holds beside the activations, and name checkpoints that have lost marks.
+def _read(group: zarr.Group, *, names: Iterable[str]) -> tuple[xr.Dataset, list[str]]:
+    """Read these arrays of a store and its marks, and name the checkpoints that have lost marks.
 
     What a killed process left of a checkpoint is not recorded, and has no units.
     """
     older = group.attrs["conventions"] == OLDER
+    marks = [name for name in _MARKS if name != "n_units" or not older]
     for _ in range(2):
-        if not older:
-            _check_labels(group)
-        data = read_grid(group, names=names, without=["activation"])
-        for name in set(_MARKS) - set(data) - ({"n_units"} if older else set()):
-            # Gone with its description: it says so.
-            array_of(group, name)
+        least = {} if older else _least_labels(group)
+        data = read_grid(group, names=[*names, "pooling", "layer", *marks])
+        check_labels(group, data.sizes, least)
         if older:
             room = data.sizes["unit"] * xr.ones_like(data["pooling"] == data["layer"], int)
             data["n_units"] = data["recorded"] * room
@@ -350,9 +350,9 @@ def _read(group: zarr.Group, *, names: Iterable[str] | None = None) -> tuple[xr.
     return data, lost
 
 
-def _check_labels(group: zarr.Group) -> None:
+def _least_labels(group: zarr.Group) -> dict[str, int]:
     n_units = array_of(group, "n_units")
-    check_labels(group, n_units, {"unit": int(values_of(n_units).max(initial=0))})
+    return last_marked(n_units) | {"unit": int(values_of(n_units).max(initial=0))}
 
 
 def _chunks(group: zarr.Group, data: xr.Dataset) -> Chunks:

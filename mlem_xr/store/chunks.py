@@ -5,7 +5,7 @@ error that names it, never NaN.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +34,32 @@ class Chunks:
     fill: Any
     remedy: str
     """What mends a damaged chunk."""
-    dtype: np.dtype = field(init=False)
-    shape: tuple[int, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        shape = tuple(len(self.labels[dim]) for dim in dims_of(self.array))
-        object.__setattr__(self, "dtype", self.array.dtype)
-        object.__setattr__(self, "shape", shape)
+    @property
+    def dtype(self) -> np.dtype:
+        """Return the type of the values."""
+        return self.array.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the number of labels of each dimension; the array may be longer."""
+        return tuple(len(self.labels[dim]) for dim in dims_of(self.array))
 
     @property
     def ndim(self) -> int:
         """Return the number of dimensions."""
-        return len(self.shape)
+        return self.array.ndim
 
     def __getitem__(self, key: tuple[Any, ...]) -> NDArray:
         """Read a part of the representations that share a chunk."""
         index = [np.atleast_1d(np.arange(n)[k]) for n, k in zip(self.shape, key, strict=True)]
-        if not all(map(len, index)):
-            return np.empty(self.shape, self.dtype)[key]
+        nothing = np.broadcast_to(np.array(self.fill, self.dtype), self.shape)[key]
+        if not nothing.size:
+            return nothing
         box = tuple(slice(i[0], i[-1] + 1) for i in index[: len(REPRESENTATION)])
         holds = np.argwhere(self.n_units[box]) + [i[0] for i in index[: len(REPRESENTATION)]]
         if not len(holds):
-            return np.broadcast_to(np.array(self.fill, self.dtype), self.shape)[key]
+            return nothing
         missing = self._missing(index, holds)
         failure: InputError | None = None
         try:

@@ -35,16 +35,17 @@ _NO_LABEL = np.iinfo(np.int64).min
 
 @contextmanager
 def reading(what: Any) -> Iterator[None]:
-    """Turn whatever zarr raises about damaged files into one error that names them."""
+    """Turn whatever zarr raises about files into one error that names them."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:
+        # A disk that is away, or a missing permission, is no damage.
+        state = "cannot be read" if isinstance(error, OSError) else "is damaged"
         reason = next(iter(str(error).splitlines()), "")
         raise InputError(
-            f"store: {what} is damaged ({type(error).__name__}: {reason}); "
-            "expected what was written"
+            f"store: {what} {state} ({type(error).__name__}: {reason}); expected what was written"
         ) from error
 
 
@@ -158,33 +159,41 @@ def create_labels(group: zarr.Group, dim: str, labels: Iterable[Any], dtype: Any
 
 def read_labels(group: zarr.Group, dim: str) -> list[Any]:
     """Read the labels of a dimension as plain Python objects."""
-    return _labels(array_of(group, dim))
+    return _labels(array_of(group, dim)).tolist()
 
 
-def check_labels(group: zarr.Group, marks: zarr.Array, others: Mapping[str, int]) -> None:
+def last_marked(marks: zarr.Array) -> dict[str, int]:
+    """Say how many labels a grid has at least along the dimensions of its marks.
+
+    The marks are empty, or zero, where nothing was written. Read them before the labels: whatever
+    has a mark by then has its labels.
+    """
+    last = np.argwhere(values_of(marks).astype(bool)).max(axis=0, initial=-1)
+    return {dim: position + 1 for dim, position in zip(dims_of(marks), last.tolist(), strict=True)}
+
+
+def check_labels(group: zarr.Group, found: Mapping[Any, int], least: Mapping[str, int]) -> None:
     """Refuse a grid that has lost labels: others would take the places of the lost ones.
 
-    `marks` are empty, or zero, where nothing was written; `others` says how many labels further
-    dimensions have at least.
+    `found` is the number of labels of each dimension, `least` what it must be at least.
     """
-    # The marks are read first: whatever has a mark by then has its labels.
-    written = np.argwhere(values_of(marks).astype(bool))
-    last = zip(dims_of(marks), written.max(axis=0, initial=-1).tolist(), strict=True)
-    for dim, expected in [*((dim, position + 1) for dim, position in last), *others.items()]:
-        found = len(read_labels(group, dim))
-        if found < expected:
+    for dim, expected in least.items():
+        if found[dim] < expected:
             raise InputError(
-                f"store: {group.store_path}/{dim} is damaged: {found} labels; "
+                f"store: {group.store_path}/{dim} is damaged: {found[dim]} labels; "
                 f"expected {expected} at least"
             )
 
 
-def extend(group: zarr.Group, labels: Mapping[str, Iterable[Any]]) -> dict[str, list[int]]:
+def extend(
+    group: zarr.Group, labels: Mapping[str, Iterable[Any]], least: Mapping[str, int]
+) -> dict[str, list[int]]:
     """Append the labels that a grid does not know, and say where each label stands.
 
-    The caller holds the lock of the store.
+    `least` is as in `check_labels`. The caller holds the lock of the store.
     """
     known = {dim: read_labels(group, dim) for dim in labels}
+    check_labels(group, {dim: len(values) for dim, values in known.items()}, least)
     full = {
         dim: known[dim] + [v for v in dict.fromkeys(values) if v not in known[dim]]
         for dim, values in labels.items()
@@ -221,19 +230,21 @@ def _positions(
 def read_grid(
     group: zarr.Group, *, names: Iterable[str] | None = None, without: Iterable[str] = ()
 ) -> xr.Dataset:
-    """Load a grid, labels as coordinates: beside them all arrays, or those in `names`.
+    """Load a grid with the labels as coordinates: all arrays, or those in `names`.
 
     `without` names arrays that are not loaded.
     """
-    labels = {name: _labels(a) for name, a in _arrays(group).items() if dims_of(a) == (name,)}
-    variables = {}
-    # Opened after the labels were read: other processes make arrays grow before they add labels.
-    for name, array in _arrays(group).items():
-        if name in labels or (name not in without and (names is None or name in names)):
-            dims = dims_of(array)
-            with reading(array.store_path):
-                cut = tuple(slice(0, len(labels[dim])) for dim in dims)
-            variables[name] = xr.Variable(dims, values_of(array)[cut], dict(array.attrs))
+    arrays = _arrays(group) if names is None else {name: array_of(group, name) for name in names}
+    dims = dict.fromkeys(dim for array in arrays.values() for dim in dims_of(array))
+    labels = {dim: array_of(group, dim) for dim in dims}
+    variables = {
+        dim: xr.Variable(dim, _labels(array), dict(array.attrs)) for dim, array in labels.items()
+    }
+    for name in [name for name in arrays if name not in labels and name not in without]:
+        # Opened after the labels were read: other processes make arrays grow before they add them.
+        array = array_of(group, name)
+        cut = tuple(slice(0, variables[dim].size) for dim in dims_of(array))
+        variables[name] = xr.Variable(dims_of(array), values_of(array)[cut], dict(array.attrs))
     return xr.Dataset(variables, attrs=dict(group.attrs)).set_coords(list(labels))
 
 
@@ -252,9 +263,8 @@ def _arrays(group: zarr.Group) -> dict[str, zarr.Array]:
         return dict(group.arrays())
 
 
-def _labels(array: zarr.Array) -> list[Any]:
+def _labels(array: zarr.Array) -> np.ndarray:
     """Read labels up to the first that a killed process did not write."""
     values = values_of(array)
     missing = values == ("" if values.dtype.kind in "OTU" else _NO_LABEL)
-    written = values[: int(np.argmax(missing)) if missing.any() else len(values)]
-    return [str(v) if isinstance(v, str) else v.item() for v in written]
+    return values[: int(np.argmax(missing)) if missing.any() else len(values)]

@@ -10,8 +10,7 @@ from typing import Any
 import xarray as xr
 import zarr
 
-from mlem_xr.schema import REPRESENTATION
-from mlem_xr.store.grid import array_of, check_labels, dims_of, read_grid, reading
+from mlem_xr.store.grid import array_of, check_labels, last_marked, read_grid, reading
 
 VERSION = version("mlem_xr")
 
@@ -43,21 +42,11 @@ def open_group(path: Path, attrs: Mapping[str, Any]) -> zarr.Group:
 
 
 def read_result(group: zarr.Group, **arrays: Any) -> xr.Dataset:
-    """Load arrays of a result, as `read_grid` does."""
-    check_result_labels(group)
-    return read_grid(group, **arrays)
-
-
-def check_result_labels(group: zarr.Group) -> None:
-    """Refuse a result that has lost labels.
-
-    Dimensions of its own have all of theirs from the start; units are added.
-    """
-    marks = array_of(group, "computed_from")
-    variables = [array_of(group, name) for name in about(group)["variables"]]
-    sizes = {d: n for a in variables for d, n in zip(dims_of(a), a.shape, strict=True)}
-    own = {dim: n for dim, n in sizes.items() if dim not in REPRESENTATION}
-    check_labels(group, marks, own | ({"unit": 0} if "unit" in own else {}))
+    """Load arrays of a result, as `read_grid` does; refuse one that has lost labels."""
+    least = last_marked(array_of(group, "computed_from"))
+    data = read_grid(group, **arrays)
+    check_labels(group, data.sizes, least)
+    return data
 
 
 def all_groups(path: Path, analysis: str = "*") -> Iterator[zarr.Group]:

@@ -261,10 +261,14 @@ def _variables(
     current = (data["computed_from"] == data["fingerprint"]) & (data["computed_from"] != "")
     there = n_units.values * current.transpose(*REPRESENTATION).values
     marks = array_of(group, "computed_from")
-    check_labels(group, marks, {"unit": int(there.max(initial=0))} if "unit" in data.dims else {})
+    arrays = {name: array_of(group, name) for name in about(group)["variables"]}
+    sizes = {d: n for a in arrays.values() for d, n in zip(dims_of(a), a.shape, strict=True)}
+    # Its own dimensions have all labels from the start; units are added, as wider networks come.
+    own = {dim: n for dim, n in sizes.items() if dim not in REPRESENTATION}
+    least = own | ({"unit": int(there.max(initial=0))} if "unit" in own else {})
+    check_labels(group, data.sizes, least)
     variables = {}
-    for name in about(group)["variables"]:
-        array = array_of(group, name)
+    for name, array in arrays.items():
         chunks = Chunks(
             array=array,
             labels={dim: data[dim].values.tolist() for dim in dims_of(array)},

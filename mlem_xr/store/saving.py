@@ -25,6 +25,7 @@ from mlem_xr.store.grid import (
     create_array,
     create_labels,
     extend,
+    last_marked,
     read_labels,
     text_at,
 )
@@ -33,7 +34,6 @@ from mlem_xr.store.identity import (
     KEPT,
     MARKS,
     VERSION,
-    check_result_labels,
     folder_of,
     is_saved,
     open_group,
@@ -241,7 +241,7 @@ def _compute(
     labels = {str(dim): result[dim].values.tolist() for dim in result.dims}
     with locked(path):
         group = _open_or_create(path, result, activations.sizes["layer"])
-        at = extend(group, labels)
+        at = extend(group, labels, last_marked(array_of(group, "computed_from")))
         saved = xr.Dataset(coords={dim: read_labels(group, dim) for dim in REPRESENTATION})
     (fingerprint, provenance), checkpoint_at = locate(path, MARKS, labels)
     folder = path / folder_of(result.attrs)
@@ -287,7 +287,6 @@ def _open_or_create(path: Path, result: xr.Dataset, n_layers_of_store: int) -> z
     root = zarr.open_group(path, mode="r+", use_consolidated=False)
     group = root.require_group(folder_of(result.attrs))
     if "computed_from" in group:
-        check_result_labels(group)
         return group
     about = {key: result.attrs[key] for key in KEPT if key in result.attrs}
     about |= {"version": VERSION, "variables": list(map(str, result.data_vars))}
