@@ -1,6 +1,7 @@
 """Worker processes on this machine: what runs on them, what happens when they die, and silence."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -188,6 +189,27 @@ def test_what_tasks_share_outlives_all_workers(client, tmp_path):
     assert sorted(done) == list(range(6))
     for task in range(6):
         np.testing.assert_array_equal(np.load(tmp_path / f"{task}.npy"), np.arange(3) * task)
+
+
+def test_a_worker_gets_one_task_at_a_time_however_many_calls_went_before(client, tmp_path):
+    def run(shared, task):
+        (tmp_path / f"begun-{task}").touch()
+        until((tmp_path / "go").exists)
+
+    def look():
+        until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
+        seen.extend(len(w.processing) for w in client.cluster.scheduler.workers.values())
+        (tmp_path / "go").touch()
+
+    # What errors of earlier calls hold on to.
+    kept = [client.submit(pickle.loads, pickle.dumps(i), pure=False) for i in range(6)]
+    seen = []
+    looker = threading.Thread(target=look)
+    looker.start()
+    run_tasks(run, None, range(12), name=str, done=lambda i: None)
+    looker.join()
+    assert seen == [1, 1]
+    assert len(kept) == 6
 
 
 def test_what_has_finished_is_not_done_again(client, tmp_path):

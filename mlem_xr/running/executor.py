@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -54,12 +55,18 @@ def run_tasks(
     if client is None:
         _run_on_threads(function, shared, tasks, done)
         return
+    # Dask counts tasks by the first part of their keys. Were it the same in every call, some calls
+    # later it would no longer see many tasks that share one and hand out one at a time.
+    call = uuid.uuid4().hex
     # A task of its own, not scattered data: what dies with its workers is made again. As bytes,
     # which only workers need to understand.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1PB"}):
-        held = client.submit(pickle.loads, cloudpickle.dumps(shared), pure=False)
+        held = client.submit(
+            pickle.loads, cloudpickle.dumps(shared), key=(f"shared-{call}", 0), pure=False
+        )
 
-    futures = client.map(function, [held] * len(tasks), tasks, pure=False)
+    keys = [(f"tasks-{call}", i) for i in range(len(tasks))]
+    futures = client.map(function, [held] * len(tasks), tasks, key=keys, pure=False)
     _wait(client, futures, name, lambda i, _: done(i))
 
 
