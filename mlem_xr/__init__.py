@@ -74,3 +74,7 @@ def __getattr__(name: str) -> Any:
     if name == "plot":
         return importlib.import_module("mlem_xr.plot")
     raise AttributeError(f"module 'mlem_xr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

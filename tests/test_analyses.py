@@ -227,8 +227,7 @@ NESTED = {
 SCANS = [{}, {"zscore": True, "random_state": 1}, {"distance": "sqeuclidean", "mae": True}]
 
 
-def assert_same(opened, result):
-    computed = result.compute()
+def assert_same(opened, computed):
     assert set(opened.data_vars) == set(computed.data_vars)
     for name, variable in computed.data_vars.items():
         assert opened[name].dims == variable.dims
@@ -262,9 +261,11 @@ def test_whatever_is_saved_can_be_opened_and_listed_and_tabled(store):
         nested = {"analysis": "correct_p_values", "result": scanned}
         groups = mx.cluster_units(corrected, correction=None)
         saved.append(("cluster_units", {"correction": None, "univariate": nested}, groups))
+    computed = []
     for _, _, result in saved:
-        assert_same(mx.save_results(result, progress=False), result)
-    for name, settings, result in saved:
+        computed.append(result.compute())
+        assert_same(mx.save_results(result, progress=False), computed[-1])
+    for (name, settings, _), result in zip(saved, computed, strict=True):
         opened = mx.open_results(store, name, **settings)
         assert opened.attrs["settings"] == result.attrs["settings"]
         assert_same(opened, result)

@@ -116,6 +116,7 @@ def test_public_names_exist_and_nothing_else_does():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = mx.nonsense
     assert not hasattr(mx, "nonsense")
+    assert dir(mx) == sorted(mx.__all__)
 
 
 def test_public_functions_are_documented_with_an_example():

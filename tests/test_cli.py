@@ -1,12 +1,17 @@
-"""The command line as a person runs it: real processes, exit codes, files."""
+"""The command line as a person runs it: exit codes, what is shown, files."""
 
+import contextlib
 import inspect
+import io
 import json
+import logging
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -15,16 +20,45 @@ import pytest
 import mlem_xr as mx
 from helpers import layers, write
 from mlem_xr.analyses import ANALYSES
-from mlem_xr.cli import app
+from mlem_xr.cli import app, main
 from networks import SENTENCES, save_bert, save_own_code, stimuli
 
 COMMAND = Path(sys.executable).with_name("mlem-xr")
 
 
 def run(*arguments, code=0, cwd=None):
-    found = subprocess.run(
-        [COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=300
+    """Run a command in this process, which has imported already what it needs."""
+    words = ["mlem-xr", *map(str, arguments)]
+    logger, shown, errors = logging.getLogger("mlem_xr"), io.StringIO(), io.StringIO()
+    handlers, level = list(logger.handlers), logger.level
+    with (
+        contextlib.chdir(cwd or "."),
+        patch.object(sys, "argv", words),
+        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(errors),
+        warnings.catch_warnings(),
+        pytest.raises(SystemExit) as end,
+    ):
+        warnings.resetwarnings()
+        # As Python does where nobody tests.
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+        main()
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    found = subprocess.CompletedProcess(
+        words, end.value.code or 0, shown.getvalue(), errors.getvalue()
     )
+    return check(found, code)
+
+
+def run_alone(*arguments, code=0, cwd=None):
+    """Run a command as installed, in a process of its own."""
+    words = [COMMAND, *map(str, arguments)]
+    return check(subprocess.run(words, capture_output=True, text=True, cwd=cwd, timeout=600), code)
+
+
+def check(found, code):
     assert found.returncode == code, found.stderr
     assert "Traceback" not in found.stderr
     return found
@@ -37,9 +71,14 @@ def fails(*arguments, code=2, cwd=None):
     return lines[-1]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture
+def folder(recorded, tmp_path):
     """A folder with sentences, a small network and its store."""
+    return shutil.copytree(recorded, tmp_path / "folder")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     mx.write_stimuli(
         stimuli([*SENTENCES, "Mary sings.", "The dogs see the boy."]), folder / "sentences.csv"
@@ -48,6 +87,12 @@ def folder(tmp_path_factory):
     found = run("record", "sentences.csv", "--model", "network", "--store", "s.zarr", cwd=folder)
     assert "recorded" in found.stdout
     return folder
+
+
+def test_the_command_is_installed(tmp_path):
+    assert "short_sentence" in run_alone("stimuli").stdout
+    found = run_alone("info", "nowhere.zarr", code=2, cwd=tmp_path)
+    assert (found.stdout, found.stderr) == ("", "error: store: there is no store at nowhere.zarr\n")
 
 
 def test_stimuli_are_listed_and_written(tmp_path):
@@ -197,9 +242,9 @@ def test_code_of_a_network_runs_only_if_the_command_says_so(folder, tmp_path, mo
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     save_own_code(tmp_path / "own")
     options = ("sentences.csv", "--model", tmp_path / "own", "--store", tmp_path / "t.zarr")
-    line = fails("record", *options, cwd=folder)
+    line = run_alone("record", *options, code=2, cwd=folder).stderr
     assert "'modeling_own.py', which is not run; expected trust_remote_code=True" in line
-    run("record", *options, "--trust-remote-code", cwd=folder)
+    run_alone("record", *options, "--trust-remote-code", cwd=folder)
     provenance = json.loads(mx.open_store(tmp_path / "t.zarr")["provenance"].item())
     assert provenance["trust_remote_code"] is True
 
@@ -217,8 +262,8 @@ def test_the_tokenizer_may_be_elsewhere(folder, tmp_path):
     np.testing.assert_array_equal(mx.open_store(tmp_path / "t.zarr")["activation"], expected)
 
 
-def test_a_second_recording_is_skipped(folder):
-    again = run("record", "sentences.csv", "--model", "network", "--store", "s.zarr", cwd=folder)
+def test_a_second_recording_is_skipped(recorded):
+    again = run("record", "sentences.csv", "--model", "network", "--store", "s.zarr", cwd=recorded)
     assert "skipped" in again.stdout
 
 
@@ -262,7 +307,7 @@ def test_a_selection_without_records_is_named(tmp_path):
 
 
 def test_the_demonstration_finds_everything_there_the_second_time(tmp_path):
-    first = run("demo", "--folder", "stores", cwd=tmp_path)
+    first = run_alone("demo", "--folder", "stores", cwd=tmp_path)
     assert "18 representations computed" in first.stderr
     assert "sentence_GROUP" in first.stdout
     for kind in ("png", "html"):

@@ -94,7 +94,12 @@ def test_results_of_activations_recorded_again_go_stale(store):
     save(result, store)
     write(store, layers(9), seed=1, overwrite=True)
     assert mx.list_results(store)[["current", "stale"]].values.tolist() == [[10, 6]]
-    opened = mx.open_results(store, "multivariate_importance")
+    with pytest.warns(
+        UserWarning,
+        match=r"^results: 6 of 16 representations of multivariate_importance are NaN \(6 stale\), "
+        "with model=toy; seed=1; save_results of the same analysis computes them$",
+    ):
+        opened = mx.open_results(store, "multivariate_importance")
     assert np.isnan(opened["r2"].sel(model="toy", seed=1)).all()
     assert np.isfinite(opened["r2"].sel(model="toy", seed=0)).all()
     with pytest.raises(InputError, match="recorded again since it was made"):
@@ -107,6 +112,31 @@ def test_results_of_activations_recorded_again_go_stale(store):
     np.testing.assert_array_equal(
         mx.open_results(store, "multivariate_importance")["r2"], fresh["r2"]
     )
+
+
+def test_the_only_settings_that_are_saved_need_not_be_repeated(store, capsys):
+    data = mx.open_store(store)
+    save(mx.multivariate_importance(data, distance="cosine", zscore=True), store)
+    capsys.readouterr()
+    opened = mx.open_results(store, "multivariate_importance")
+    assert opened.attrs["settings"]["distance"] == "cosine"
+    said = "multivariate_importance: opened what is saved, with distance cosine; zscore True\n"
+    assert capsys.readouterr().err == said
+    with pytest.raises(InputError, match="none saved for multivariate_importance with default set"):
+        mx.open_results(store, "multivariate_importance", zscore=False)
+    # Two choices, none of them the default: neither is meant.
+    save(mx.multivariate_importance(data, zscore=True), store)
+    with pytest.raises(InputError, match="none saved for multivariate_importance with default set"):
+        mx.open_results(store, "multivariate_importance")
+    assert mx.open_results(store, "multivariate_importance", distance="cosine").attrs["settings"][
+        "zscore"
+    ]
+    # The default goes before all others.
+    save(mx.multivariate_importance(data), store)
+    capsys.readouterr()
+    opened = mx.open_results(store, "multivariate_importance")
+    assert opened.attrs["settings"]["distance"] == "euclidean"
+    assert capsys.readouterr().err == ""
 
 
 def test_settings_are_kept_apart(store):

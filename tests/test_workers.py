@@ -316,6 +316,8 @@ def script(folder, text):
     path.write_text(textwrap.dedent(text))
     return subprocess.Popen(
         [sys.executable, path],
+        # What runs in the background ignores interrupts, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

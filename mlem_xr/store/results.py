@@ -113,15 +113,17 @@ def open_results(
         "net": the results of `concatenate_layers`; the `layers` need to be named only where
         results of several choices are saved.
     **settings
-        Its options; those that are not given have their defaults. Settings of the result that the
-        analysis started from are a dictionary under its name, as in
-        `univariate={"zscore": True}`; they need to be named only where they leave a choice.
+        Its options; those that are not given have their defaults, or where nothing is saved with
+        those, the only ones that are (a line says which). Settings of the result that the analysis
+        started from are a dictionary under its name, as in `univariate={"zscore": True}`; they need
+        to be named only where they leave a choice.
 
     Returns
     -------
     xr.Dataset
-        As the analysis returned it, Dask-backed; NaN where a representation was never computed or
-        its activations have been recorded again since. `computed_from` holds the fingerprint of
+        As the analysis returned it, Dask-backed; NaN where a representation was not computed yet or
+        its activations have been recorded again since, of which a warning says how many and
+        which. `computed_from` holds the fingerprint of
         the activations that the values were computed from.
 
     Raises
@@ -149,6 +151,7 @@ def open_results(
     group = saved[which]
     if about(group)["version"] != VERSION:
         warn(f"results: saved by mlem_xr {about(group)['version']}; this is {VERSION}")
+    _warn_of_missing(group, activations)
     return _open(group, activations)
 
 
@@ -201,6 +204,30 @@ def list_results(store: str | Path, *, detail: bool = False) -> pd.DataFrame:
             rows.append(row | counts)
     more = [*REPRESENTATION, "status"] if detail else ["version", "saved", "current", "stale"]
     return pd.DataFrame(rows, columns=["analysis", "settings", *more])
+
+
+def _warn_of_missing(group: zarr.Group, activations: xr.Dataset) -> None:
+    """Say which part of a saved result is not there, as after an interruption."""
+    status = _status_of_saved(group, activations_of(activations, about(group)["settings"]))
+    missing = ("not computed", "stale")
+    where = status.isin(missing)
+    if not where.any():
+        return
+    counts = {name: (status == name).sum().item() for name in missing}
+    found = [f"{count} {name}" for name, count in counts.items() if count]
+    labels = {dim: where[dim][where.any([d for d in where.dims if d != dim])] for dim in where.dims}
+    among = [
+        f"{dim}={', '.join(map(str, values.values))}"
+        for dim, values in labels.items()
+        if values.size < where.sizes[dim]
+    ]
+    n_wanted = status.isin(["current", *missing]).sum().item()
+    warn(
+        f"results: {where.sum().item()} of {n_wanted} representations of "
+        f"{about(group)['analysis']} are NaN ({', '.join(found)})"
+        + (f", with {'; '.join(among)}" if among else "")
+        + "; save_results of the same analysis computes them"
+    )
 
 
 def _counted(status: pd.Series) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.analyses.options import plain
+from mlem_xr.running.progress import say
 from mlem_xr.schema import InputError, choose
 from mlem_xr.store.identity import VERSION
 
@@ -48,16 +49,19 @@ def find(
 ) -> int:
     """Find the one result that is meant, by the `settings` and `version` of those `saved`.
 
-    Options that are not named have their defaults. What has no default (an option that has to be
-    given, the result that the analysis started from, the layers that were concatenated) need not be
-    named where that leaves no choice; where it does, the defaults and what the store holds `now`
-    are meant. Raises `InputError` if there is no such result, or several are as good.
+    Options that are not named have their defaults; where nothing is saved with those, they need not
+    be named if that leaves no choice. Nor need what has no default (an option that has to be given,
+    the result that the analysis started from, the layers that were concatenated); where there is a
+    choice, what the store holds `now` is meant. Raises `InputError` if there is no such result, or
+    several are as good.
     """
     wanted = named(analysis, given)
     expected = _expected(analysis, wanted, now)
     usual = _expected(analysis, wanted, now, with_source=True)
     settings = [about["settings"] for about in saved]
     fitting = [i for i in range(len(saved)) if _fits(expected, settings[i])]
+    with_defaults = bool(fitting)
+    fitting = fitting or [i for i in range(len(saved)) if _fits(wanted, settings[i])]
     preferences: list[Callable[[int], bool]] = [
         lambda i: saved[i]["version"] == VERSION,
         lambda i: settings[i].get("layers") in (None, now["layers"]),
@@ -67,9 +71,12 @@ def find(
     for preferred in preferences:
         fitting = [i for i in fitting if preferred(i)] or fitting
     if len(fitting) == 1:
+        if not with_defaults:
+            words = in_words(analysis, settings[fitting[0]], now)
+            say(f"{analysis.name}: opened what is saved, with {words}")
         return fitting[0]
     asked = in_words(analysis, wanted)
-    if not fitting:
+    if not with_defaults:
         others = "; ".join(in_words(analysis, each, now) for each in settings) or "nothing"
         raise InputError(f"results: none saved for {analysis.name} with {asked}; saved: {others}")
     several = "; ".join(in_words(analysis, settings[i], now) for i in fitting)
