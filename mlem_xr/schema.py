@@ -4,13 +4,20 @@ Everything here is plain data and plain checks; the rest of the package imports 
 nothing of ours.
 """
 
+import math
+import re
 import sys
 import warnings
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from itertools import islice
+from os import fspath
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 CHECKPOINT = ("model", "seed", "step")
@@ -56,6 +63,27 @@ RESERVED = frozenset(
 """Names that a feature may not have, because the library uses them."""
 
 
+Check = Callable[[str, Any], Any]
+"""Takes the name of an argument and what was given; returns the value in its one form, or raises
+`InputError`."""
+
+_MOST_VALUES = 100_000
+"""Values that one argument may have; more are a mistake, such as an iterator without an end."""
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+_CONTROL = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
+
+_LONGEST_NAME = 1000
+"""Characters of a name."""
+
+_LISTED = 50
+"""Values that an error lists."""
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
 class InputError(ValueError):
     """A mistake of the caller's: names the argument, what was found and what is expected."""
 
@@ -64,56 +92,163 @@ class WorkerError(RuntimeError):
     """Worker processes died one after another on a piece of work: names it and the likely cause."""
 
 
-def choose(argument: str, value: Hashable, known: Iterable[Any]) -> Any:
-    """Return `value` if it is among the `known` ones; else raise an error that lists them."""
+def choose(argument: str, value: Any, known: Iterable[Any]) -> Any:
+    """Return the one of the `known` ones that equals `value`; else raise an error that lists them.
+
+    Values of different types are different: 1 is neither True nor 1.0.
+    """
+    known, given = list(known), plain_value(value)
+    for one in known:
+        if type(one) is type(given) and one == given:
+            return one
+    raise InputError(f"{argument}: unknown value {shown(given)}; known: {listed(known)}")
+
+
+def among(known: Iterable[Any]) -> Check:
+    """Accept what is known."""
     known = list(known)
-    if value in known:
-        return value
-    raise InputError(f"{argument}: unknown value {plain_value(value)!r}; known: {listed(known)}")
+    return lambda argument, value: choose(argument, value, known)
 
 
 def plain_value(value: Any) -> Any:
-    """Turn a NumPy scalar into a plain Python object; leave anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
+    """Turn one value of NumPy or its kin into a plain Python object; leave anything else as it is.
+
+    Dates stay as they are: as plain numbers they would pass for any number.
+    """
+    if getattr(value, "ndim", None) == 0 and np.asarray(value).dtype.kind not in "mM":
+        return np.asarray(value).item()
+    return value
+
+
+def shown(value: Any) -> str:
+    """Write a value for an error: in one short line, whatever it is."""
+    return " ".join(_SHORT.repr(value).split())
 
 
 def listed(values: Iterable[Any]) -> str:
     """List values for an error: `'a', 'b'`, or `none`."""
-    return ", ".join(repr(plain_value(value)) for value in values) or "none"
+    texts = [shown(plain_value(value)) for value in values]
+    more = [f"... ({len(texts) - _LISTED} more)"] if len(texts) > _LISTED else []
+    return ", ".join(texts[:_LISTED] + more) or "none"
 
 
 def check_integer(argument: str, value: Any, *, at_least: int = 0, below: int | None = None) -> int:
     """Return `value` as an int if it is an integer of at least `at_least` and below `below`."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < at_least or (below is not None and value >= below):
+    number = plain_value(value)
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not whole or number < at_least or (below is not None and number >= below):
         limit = "" if below is None else f" and below {below}"
         raise InputError(
-            f"{argument}: found {value!r}; expected an integer of at least {at_least}{limit}"
+            f"{argument}: found {shown(value)}; expected an integer of at least {at_least}{limit}"
         )
-    return int(value)
+    return number
 
 
 def check_bool(argument: str, value: Any) -> bool:
     """Return `value` if it is True or False, and nothing that merely counts as one."""
-    if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{argument}: found {value!r}; expected True or False")
-    return bool(value)
+    flag = plain_value(value)
+    if not isinstance(flag, bool):
+        raise InputError(f"{argument}: found {shown(value)}; expected True or False")
+    return flag
 
 
-def check_model(model: Any) -> str:
-    """Return the label of a network, which must be a word."""
-    if not isinstance(model, str) or not model.strip() or "\0" in model:
-        raise InputError(f"model: found {model!r}; expected a name")
-    return model
+def check_text(argument: str, value: Any, expected: str = "a name") -> str:
+    """Return `value` if it is a name: a line of text, neither blank nor endless."""
+    text = plain_value(value)
+    if not isinstance(text, str) or not is_name(text):
+        raise InputError(f"{argument}: found {shown(value)}; expected {expected}")
+    return text
 
 
-def several(argument: str, value: Any) -> list[Any]:
-    """Return one value or several as a list, each once; refuse an empty one."""
-    single = isinstance(value, str) or not isinstance(value, Iterable)
-    values = [value] if single else list(dict.fromkeys(map(plain_value, value)))
-    if not values:
-        raise InputError(f"{argument}: an empty list; expected at least one value")
+def check_layer(argument: str, value: Any) -> int:
+    """Return the label of a layer; and so for seeds and steps."""
+    return check_integer(argument, value, below=LABELS)
+
+
+check_seed = check_layer
+
+
+def check_step(argument: str, value: Any) -> int:
+    """Return the label of a training step."""
+    return check_integer(argument, value, at_least=FINAL_STEP, below=LABELS)
+
+
+def is_name(text: str) -> bool:
+    """Say whether a text is a name."""
+    return bool(text.strip()) and _CONTROL.search(text) is None and len(text) <= _LONGEST_NAME
+
+
+def is_storable(text: str) -> bool:
+    """Say whether files can hold a text: it has neither a NUL nor half a character."""
+    return _UNSTORABLE.search(text) is None
+
+
+def check_location(argument: str, value: Any, expected: str) -> Path:
+    """Return the path of a file or folder on this machine, which need not exist."""
+    wrong = f"{argument}: found {shown(value)}"
+    try:
+        text = fspath(value)
+    except Exception as error:
+        raise InputError(f"{wrong}; expected {expected}") from error
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{wrong}; expected {expected}")
+    if "://" in text:
+        raise InputError(f"{wrong}, an address in an object store; expected {expected}")
+    try:
+        path = Path(text).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:
+        # An OSError's own text repeats the path, however long.
+        reason = getattr(error, "strerror", None) or error
+        wrong += f", which cannot be found ({reason})"
+        raise InputError(f"{wrong}; expected {expected}") from error
+    return path
+
+
+def values_of(argument: str, value: Any, *, ordered: bool = True) -> list[Any]:
+    """Return one value or several as a list.
+
+    A mapping is refused, of which only the names would count; what has no order, if it is
+    `ordered`; and what has no end.
+    """
+    value = plain_value(value)
+    if isinstance(value, str | bytes | bytearray) or not isinstance(value, Iterable):
+        return [value]
+    unordered = isinstance(value, Mapping) or (ordered and isinstance(value, set | frozenset))
+    if unordered or getattr(value, "ndim", 1) != 1:
+        raise InputError(f"{argument}: found {shown(value)}; expected one value or a list of them")
+    try:
+        values = list(islice(value, _MOST_VALUES + 1))
+    except Exception as error:
+        raise InputError(f"{argument}: cannot be read ({type(error).__name__}: {error})") from error
+    if len(values) > _MOST_VALUES:
+        raise InputError(f"{argument}: more than {_MOST_VALUES} values; expected fewer")
     return values
+
+
+def several(
+    argument: str,
+    value: Any,
+    check: Check,
+    *,
+    ordered: bool = True,
+    empty: bool = False,
+    twice: bool = True,
+) -> list[Any]:
+    """Return one value or several as a list, each checked and each once.
+
+    `values_of` says what is refused; so are an `empty` list and values that are there `twice`,
+    unless they are allowed.
+    """
+    values = values_of(argument, value, ordered=ordered)
+    if not values and not empty:
+        raise InputError(f"{argument}: an empty list; expected at least one value")
+    checked = [check(argument, one) for one in values]
+    distinct = list(dict.fromkeys(checked))
+    if len(distinct) < len(checked) and not twice:
+        raise InputError(f"{argument}: some are named twice in {listed(checked)}")
+    return distinct
 
 
 def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.Dataset:
@@ -130,14 +265,13 @@ def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.D
     return data.sel({dim: values for dim, values in wanted.items() if values})
 
 
-def check_activations(activations: xr.Dataset) -> None:
+def check_activations(activations: Any) -> None:
     """Check that a Dataset holds activations and the features of their sentences.
 
     It needs a variable `activation` (..., sentence, unit) of a floating type, with no dimension
     beside those in `ACTIVATION`.
     """
-    if not isinstance(activations, xr.Dataset):
-        raise InputError(f"activations: expected an xarray Dataset, found {type(activations)}")
+    check_dataset("activations", activations)
     if "activation" not in activations.data_vars:
         found = listed(activations.data_vars)
         raise InputError(f"activations: no variable 'activation'; found: {found}")
@@ -158,7 +292,34 @@ def check_activations(activations: xr.Dataset) -> None:
         raise InputError(
             f"activations: 'activation' has dtype {variable.dtype}; expected a floating type"
         )
+    check_dimensions("activations", variable)
     check_features(activations)
+
+
+def check_dimensions(argument: str, variable: xr.DataArray) -> None:
+    """Check that there is something along every dimension, and that labels tell it apart.
+
+    Sentences may be there twice, as in a bootstrap.
+    """
+    for dim, size in variable.sizes.items():
+        if math.isnan(size):
+            raise InputError(
+                f"{argument}: Dask does not know the size of {dim!r}; "
+                "expected chunks of known size, as compute_chunk_sizes makes them"
+            )
+        if size == 0:
+            raise InputError(f"{argument}: an empty selection, with no {dim}; expected some")
+        labels = pd.Index(variable[dim].values)
+        if dim != "sentence" and labels.has_duplicates:
+            twice = shown(labels[labels.duplicated()][0])
+            raise InputError(f"{argument}: {dim} {twice} is there twice; expected distinct labels")
+
+
+def check_dataset(argument: str, value: Any) -> None:
+    """Check that a value is a Dataset."""
+    if not isinstance(value, xr.Dataset):
+        found = type(value).__name__
+        raise InputError(f"{argument}: expected an xarray Dataset, found {found}")
 
 
 def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> list[str]:
@@ -167,23 +328,20 @@ def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> l
     A feature is a coordinate over `sentence` alone whose name is not `RESERVED`. The attribute
     `features`, if there, says which of them count and in which order.
     """
+    check_dataset("stimuli", data)
     found = [
         str(name)
         for name, coordinate in data.coords.items()
         if coordinate.dims == ("sentence",) and name not in RESERVED
     ]
-    known = [name for name in data.attrs.get("features", found) if name in found]
+    given = several("features", data.attrs.get("features", found), check_text, empty=True)
+    known = [name for name in given if name in found]
     if not known:
         raise InputError("features: none found; expected a coordinate over 'sentence' for each")
-    asked = [features] if isinstance(features, str) else features
-    if asked is not None and not isinstance(asked, Iterable):
-        raise InputError(f"features: found {asked!r}; expected names")
-    chosen = known if asked is None else [choose("features", name, known) for name in asked]
-    if not chosen:
-        raise InputError("features: an empty list; expected at least one of " + ", ".join(known))
-    if len(set(chosen)) < len(chosen):
-        raise InputError(f"features: some are named twice in {chosen}")
-    return list(chosen)
+    if features is None:
+        return known
+
+    return several("features", features, among(known), twice=False)
 
 
 def warn(message: str) -> None:

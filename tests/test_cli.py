@@ -292,9 +292,12 @@ def test_a_mistake_gets_one_clear_line_and_leaves_nothing(folder, arguments, mes
 
 
 def test_usage_errors_exit_with_two(folder):
-    assert run("nonsense", code=2).stderr
-    assert run("record", "sentences.csv", code=2, cwd=folder).stderr
-    assert "Missing option '--k'" in run("top-units", "s.zarr", code=2, cwd=folder).stderr
+    assert fails("nonsense").startswith("error: No such command 'nonsense'")
+    assert "Missing option '--model'" in fails("record", "sentences.csv", cwd=folder)
+    message = fails("top-units", "s.zarr", cwd=folder)
+    assert message == "error: Missing option '--k'; see mlem-xr top-units --help"
+    shown = run(code=2).stderr
+    assert shown.startswith("Usage: mlem-xr [OPTIONS] COMMAND")
 
 
 def test_a_selection_without_records_is_named(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.storage import LocalStore
 
 import mlem_xr as mx
 from helpers import layers, save, write
@@ -330,3 +331,55 @@ def test_a_store_of_the_older_layout_is_read_and_added_to(older, stimuli):
     assert counts.sel(model="small", seed=0).values.tolist() == [4, 4, 0]
     assert counts.sel(model="new", seed=0).values.tolist() == [5, 5, 5]
     np.testing.assert_array_equal(data["activation"].sel(model="new", seed=0, step=-1), layers(8))
+
+
+@pytest.fixture
+def lock_away(monkeypatch):
+    """Return a function after which files cannot be read that have a word in their path."""
+
+    def lock_away(word):
+        get = LocalStore.get
+
+        async def refused(self, key, *others, **options):
+            if word in f"{self.root}/{key}":
+                raise PermissionError(13, "Permission denied", key)
+            return await get(self, key, *others, **options)
+
+        monkeypatch.setattr(LocalStore, "get", refused)
+
+    return lock_away
+
+
+def files(path):
+    return {
+        file: file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and "lock" not in file.name
+    }
+
+
+@pytest.mark.parametrize("word", ["activation/c", "text/c", "number/c", "layer/zarr.json"])
+def test_what_cannot_be_read_is_not_called_damaged(store, lock_away, word):
+    lock_away(word)
+    with pytest.raises(InputError, match="cannot be read .PermissionError") as caught:
+        mx.open_store(store)["activation"].load()
+    assert "damaged" not in str(caught.value)
+
+
+def test_sentences_that_cannot_be_read_are_not_written_again(store, stimuli, lock_away):
+    before = files(store)
+    lock_away("text/c")
+    with pytest.raises(InputError, match="cannot be read"):
+        mx.create_store(stimuli, store)
+    assert files(store) == before
+
+
+def test_results_that_cannot_be_read_are_not_cleared(store, lock_away, monkeypatch):
+    before, expected = files(results_of(store)), numbers(store)
+    part = mx.univariate_importance(mx.open_store(store)).sel(layer=[1])
+    lock_away("importance/c")
+    with pytest.raises(OSError, match="Permission denied"):
+        save(part, refresh="importance")
+    assert files(results_of(store)) == before
+    monkeypatch.undo()
+    assert same(numbers(store), expected)

@@ -289,7 +289,7 @@ def test_bad_options_are_named(activations):
     for alphas in ([1e-9, 1.0], "a", None):
         with pytest.raises(InputError, match="alphas: found .*; expected"):
             mx.multivariate_importance(activations, alphas=alphas)
-    with pytest.raises(InputError, match="features: found 3; expected names"):
+    with pytest.raises(InputError, match="features: unknown value 3; known: 'number'"):
         mx.multivariate_importance(activations, features=3)
     with pytest.raises(InputError, match="random_state: found -1"):
         mx.multivariate_importance(activations, random_state=-1)

@@ -179,10 +179,10 @@ def test_names_are_written_anew_everywhere_and_looks_stay():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"palette": []}, r"palette: found \[\]; expected colors"),
+        ({"palette": []}, "palette: an empty list; expected colors"),
         ({"palette": ["reddish"]}, "palette: 'reddish' is not a color"),
         ({"palette": {"subj_NUM": 3}}, "palette: 3 is not a color"),
-        ({"palette": 3}, "palette: found 3; expected colors"),
+        ({"palette": 3}, "palette: 3 is not a color"),
         ({"palette": "no such map"}, "palette: found 'no such map'; expected .* color map"),
         ({"rename": ["a"]}, r"rename: found \['a'\]; expected a dictionary"),
         ({"rename": {"subj_NUM": 1}}, "rename: found .*; expected a dictionary"),

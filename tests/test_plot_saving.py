@@ -295,7 +295,7 @@ def test_letters_are_part_of_vector_files(tmp_path):
         ({"width": "wide"}, "width: found 'wide'; expected 'column', 'page' or 30 to 2000"),
         ({"width": 5}, "width: found 5; expected"),
         ({"width": True}, "width: found True; expected"),
-        ({"dpi": 0}, "dpi: found 0; expected an integer from 20 to 2400"),
+        ({"dpi": 0}, "dpi: found 0; expected an integer of at least 20 and below 2401"),
         ({"dpi": 99.5}, "dpi: found 99.5"),
     ],
 )

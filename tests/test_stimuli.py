@@ -138,7 +138,7 @@ def test_repeated_sentences_are_warned_of() -> None:
 
 
 BAD_TABLES = {
-    "no column 'sentence'; found: number": TABLE[["number"]],
+    "no column 'sentence'; found: 'number'": TABLE[["number"]],
     "no features": TABLE[["sentence"]],
     "3 sentences; expected at least 4": TABLE.iloc[:3],
     "the sentence in row 2 is empty": TABLE.assign(sentence=["a", " ", "b", "c"]),
@@ -188,7 +188,7 @@ def test_unreadable_files(tmp_path: Path, name: str, content: bytes) -> None:
 
 
 def test_other_types_are_refused() -> None:
-    with pytest.raises(InputError, match="found int; expected a name, path, DataFrame or Dataset"):
+    with pytest.raises(InputError, match="found 3; expected a name, a path, a DataFrame or"):
         read_stimuli(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no coordinate 'text'"):
         read_stimuli(xr.Dataset(coords={"number": ("sentence", [1, 2])}))
@@ -324,7 +324,7 @@ def test_frames_of_other_libraries_are_read() -> None:
         (["a", "b"], r"the sentence in row 2 is \['a', 'b'\]; expected text"),
         (3, "the sentence in row 2 is 3; expected text"),
         (b"a", "the sentence in row 2 is b'a'; expected text"),
-        ("a\ud800", "the sentence in row 2 is no text: .*surrogates not allowed"),
+        ("a\ud800", "the sentence in row 2 is .*; expected text"),
         (None, "the sentence in row 2 is empty"),
         (" ", "the sentence in row 2 is empty"),
     ],
@@ -337,13 +337,13 @@ def test_sentences_are_text(sentence: object, message: str) -> None:
 
 
 def test_complex_numbers_are_refused() -> None:
-    with pytest.raises(InputError, match="column 'x' holds complex numbers"):
+    with pytest.raises(InputError, match="column 'x' holds .*1j.*; expected booleans, numbers"):
         read_stimuli(four(x=[1 + 1j, 1 + 2j, 1j, 0]))
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "a/b", ".a"])
 def test_names_that_no_store_can_have_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="stimuli: column .*; expected a name without '/'"):
+    with pytest.raises(InputError, match="stimuli: .*column .*; expected a (name without|word)"):
         read_stimuli(four(**{name: [1, 2, 1, 2]}))
 
 

@@ -13,7 +13,7 @@ from nltk.sem.logic import Variable as NltkVariable
 from mlem_xr.stimuli import generate_stimuli
 from mlem_xr.stimuli.grammar import GRAMMARS, by_symbol, read_grammar
 from mlem_xr.stimuli.lexicon import read_lexicon
-from mlem_xr.stimuli.rules import Category, Rule, Variable, sentences
+from mlem_xr.stimuli.rules import Category, Rule, Variable, count_sentences, sentences
 
 GRAMMAR_WITH_EVERYTHING = """
 S -> NP[NUM=?n, CASE=nom] VP[NUM=?n]
@@ -148,3 +148,34 @@ def test_bundled_sentences_parse() -> None:
 def test_a_rule_is_shown_as_it_is_written() -> None:
     left = Category("N", {"NUM": "sg", "GEN": Variable("g")})
     assert str(Rule(left, ("she", Category("V")), "here")) == "N[NUM=sg, GEN=?g] -> 'she' V"
+
+
+BOUNDED = """
+S -> P[DEPTH=3]
+P[DEPTH=3] -> P[DEPTH=2] P[DEPTH=2] | 'x' P[DEPTH=1]
+P[DEPTH=2] -> P[DEPTH=1] 'and' P[DEPTH=1, OPEN=?o] Q[OPEN=?o]
+P[DEPTH=1, OPEN=?o] -> 'a' R[OPEN=?o] | 'b b'
+Q -> 'q'
+Q[OPEN=yes] -> 'w'
+R[OPEN=yes] -> 'r'
+R[OPEN=no] ->
+"""
+
+
+@pytest.mark.parametrize("text", [GRAMMAR_WITH_EVERYTHING, BOUNDED])
+def test_sentences_are_counted_without_being_made(tmp_path: Path, text: str) -> None:
+    found = generated(text, tmp_path / "some.fcfg")
+    rules = by_symbol(read_grammar(tmp_path / "some.fcfg"), [])
+    n_sentences, n_words, _ = count_sentences(rules, "S")
+    assert (n_sentences, n_words) == (len(found), sum(map(len, found)))
+
+
+@pytest.mark.parametrize("name", ["short_sentence", "relative_clause"])
+def test_the_words_of_a_lexicon_are_counted_by_their_features(name: str) -> None:
+    grammar = read_grammar(GRAMMARS / f"{name}.fcfg")
+    assert grammar.lexicon is not None
+    rules = by_symbol(grammar, read_lexicon(grammar.lexicon))
+    found = list(sentences(rules, grammar.start))
+    n_sentences, n_words, n_steps = count_sentences(rules, grammar.start)
+    assert n_sentences == len(found) < n_steps
+    assert n_words == sum(len(phrase.words) for phrase in found)

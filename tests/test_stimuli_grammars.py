@@ -246,7 +246,7 @@ def test_bad_lexicons(tmp_path: Path, message: str) -> None:
 
 def test_missing_files(tmp_path: Path) -> None:
     for source in ("nonsense", tmp_path / "missing.fcfg", tmp_path, 3):
-        with pytest.raises(InputError, match="neither a bundled set .*short_sentence"):
+        with pytest.raises(InputError, match="a bundled set .*short_sentence"):
             generate_stimuli(source)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="cannot read .*missing.csv"):
         generate_stimuli(write(tmp_path), lexicon=tmp_path / "missing.csv")

@@ -327,10 +327,10 @@ def test_labels_that_a_killed_process_did_not_write_are_not_there(stimuli, tmp_p
         ("/", "store: '/' is the root of all folders"),
         (
             "s3://bucket/bert.zarr",
-            "store: 's3://bucket/bert.zarr' is an address in an object store",
+            "store: found 's3://bucket/bert.zarr', an address in an object store",
         ),
-        ("~nosuchuser/bert.zarr", "store: '~nosuchuser/bert.zarr' cannot be found"),
-        ("a\0b", "store: .* cannot be found"),
+        ("~nosuchuser/bert.zarr", "store: found '~nosuchuser/bert.zarr', which cannot be found"),
+        ("a\0b", "store: .* which cannot be found"),
     ],
 )
 def test_paths_that_cannot_be_a_store_are_refused(stimuli, tmp_path, monkeypatch, store, message):

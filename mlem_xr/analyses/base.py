@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from mlem_xr.analyses.layers import layer_settings
 from mlem_xr.analyses.lifting import Output, lift
 from mlem_xr.analyses.options import Options
-from mlem_xr.schema import MIN_SENTENCES, InputError, check_activations, listed
+from mlem_xr.schema import (
+    MIN_SENTENCES,
+    InputError,
+    check_activations,
+    check_dataset,
+    check_dimensions,
+    listed,
+)
 from mlem_xr.stimuli.pairs import feature_codes
 from mlem_xr.stimuli.table import stimuli_attributes
 
@@ -132,8 +139,9 @@ def _inputs(
     arrays: dict[str, xr.DataArray] = {}
     if analysis.source is not None:
         arrays |= analysis.source.arrays(source, options)
-    if activations is not None:
+    if "activation" in analysis.inputs:
         check_activations(activations)
+        assert activations is not None
         n = activations.sizes["sentence"]
         if n < MIN_SENTENCES:
             raise InputError(f"activations: {n} sentences; expected at least {MIN_SENTENCES}")
@@ -191,9 +199,11 @@ def _attributes(
 
 
 def check_result(result: Any, variables: Mapping[str, Sequence[str]], *, argument: str) -> None:
-    """Check that a result has variables, each with certain dimensions; `argument` is its name."""
-    if not isinstance(result, xr.Dataset):
-        raise InputError(f"{argument}: expected an xarray Dataset, found {type(result).__name__}")
+    """Check that a result has variables of a floating type, each with certain dimensions.
+
+    `argument` is its name.
+    """
+    check_dataset(argument, result)
     for name, dims in variables.items():
         if name not in result.data_vars:
             raise InputError(f"{argument}: no variable {name!r}; found: {listed(result.data_vars)}")
@@ -203,3 +213,8 @@ def check_result(result: Any, variables: Mapping[str, Sequence[str]], *, argumen
                     f"{argument}: {name!r} has no dimension {dim!r}; "
                     f"found: {listed(result[name].dims)}"
                 )
+        if result[name].dtype.kind != "f":
+            raise InputError(
+                f"{argument}: {name!r} has dtype {result[name].dtype}; expected a floating type"
+            )
+        check_dimensions(argument, result[name])

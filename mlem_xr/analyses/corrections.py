@@ -90,7 +90,7 @@ def correct_p_values(result: xr.Dataset, *, method: Correction = "fdr") -> xr.Da
     >>> correct_p_values(scan).p_value.values.round(3).tolist()
     [0.03, 0.06, 0.5, nan]
     """
-    choose("method", method, [*METHODS, None])
+    method = choose("method", method, [*METHODS, None])
     check_result(result, {"p_value": ["unit"]}, argument="result")
     if method is None:
         return result

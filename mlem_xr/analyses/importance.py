@@ -8,10 +8,10 @@ import numpy as np
 import xarray as xr
 
 from mlem_xr.analyses.base import Output
-from mlem_xr.analyses.options import SEED, Options, among, number, option, sorted_tuple
+from mlem_xr.analyses.options import SEED, Options, number, option, sorted_tuple
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.kernels.targets import TARGETS
-from mlem_xr.schema import warn
+from mlem_xr.schema import among, warn
 
 ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """Penalties among which the validation pairs choose."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import xarray as xr
 
 from mlem_xr.analyses.base import Analysis, Output
-from mlem_xr.analyses.options import Options, among, option
+from mlem_xr.analyses.options import Options, option
 from mlem_xr.kernels.distances import DISTANCES, neural_distances
+from mlem_xr.schema import among
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,5 +67,6 @@ def distances(
     >>> float(distances(data).isel(sentence=0, other_sentence=1))
     5.0
     """
-    result = NEURAL_DISTANCES(activations, DistanceOptions(distance=distance, zscore=zscore))
-    return result["distance"].assign_attrs(long_name=f"{distance} distance")
+    options = DistanceOptions(distance=distance, zscore=zscore)
+    result = NEURAL_DISTANCES(activations, options)
+    return result["distance"].assign_attrs(long_name=f"{options.distance} distance")

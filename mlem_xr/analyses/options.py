@@ -1,15 +1,20 @@
 """Options of an analysis: frozen dataclasses that check themselves and know how to be asked for."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Real
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from mlem_xr.schema import InputError, check_integer, choose
-
-Check = Callable[[str, Any], Any]
-"""Takes the name of an option and what was given; returns the value, or raises `InputError`."""
+from mlem_xr.schema import (
+    Check,
+    InputError,
+    check_integer,
+    choose,
+    plain_value,
+    several,
+    shown,
+)
 
 
 def option(
@@ -59,9 +64,7 @@ class Options:
         check = cls.spec(name).metadata["check"]
         if check is not None:
             return check(name, value)
-        known = choices(cls.kind(name))
-        # 1 equals True: what counts is the value of ours.
-        return known[known.index(choose(name, value, known))]
+        return choose(name, value, choices(cls.kind(name)))
 
     @classmethod
     def taken_from(cls, values: Mapping[str, Any]) -> Self:
@@ -94,15 +97,12 @@ def is_literal(kind: Any) -> bool:
     return get_origin(kind) is Literal
 
 
-def among(known: Iterable[Any]) -> Check:
-    """Accept what a table knows."""
-    return lambda name, value: choose(name, value, known)
-
-
 def integer(*, at_least: int, below: int | None = None) -> Check:
     """Accept whole numbers of a range."""
     return lambda name, value: check_integer(name, value, at_least=at_least, below=below)
 
+
+_LARGEST = sys.float_info.max
 
 SEED = integer(at_least=0, below=2**32)
 """What NumPy's and scikit-learn's generators take."""
@@ -112,22 +112,15 @@ def number(expected: str, accepted: Callable[[float], bool]) -> Check:
     """Accept finite numbers of a range, which `expected` says in words."""
 
     def check(name: str, value: Any) -> float:
-        real = isinstance(value, Real) and not isinstance(value, bool)
-        if not real or not math.isfinite(value) or not accepted(float(value)):
-            raise InputError(f"{name}: found {value!r}; expected {expected}")
-        return float(value)
+        found = plain_value(value)
+        real = isinstance(found, Real) and not isinstance(found, bool)
+        if not real or not abs(found) <= _LARGEST or not accepted(float(found)):
+            raise InputError(f"{name}: found {shown(value)}; expected {expected}")
+        return float(found)
 
     return check
 
 
 def sorted_tuple(of: Check) -> Check:
     """Accept one value or several, each once, in ascending order."""
-
-    def check(name: str, value: Any) -> tuple[Any, ...]:
-        several = isinstance(value, Iterable) and getattr(value, "shape", None) != ()
-        values = sorted({of(name, v) for v in (value if several else [value])})
-        if not values:
-            raise InputError(f"{name}: found no number; expected at least one")
-        return tuple(values)
-
-    return check
+    return lambda name, value: tuple(sorted(several(name, value, of, ordered=False)))

@@ -7,10 +7,10 @@ from typing import Literal
 import xarray as xr
 
 from mlem_xr.analyses.base import Analysis, Output
-from mlem_xr.analyses.options import SEED, Options, among, integer, number, option
+from mlem_xr.analyses.options import SEED, Options, integer, number, option
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.kernels.scaling import place_sentences
-from mlem_xr.schema import InputError
+from mlem_xr.schema import InputError, among
 
 Start = Literal["random", "classical"]
 """Where the iterations start."""
@@ -23,9 +23,13 @@ class ScalingOptions(Options):
     distance: str = option("euclidean", "Distance between activations.", check=among(DISTANCES))
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
     n_components: int = option(2, "Number of axes.", check=integer(at_least=1))
-    n_init: int = option(1, "Random starts, of which the best is kept.", check=integer(at_least=1))
+    n_init: int = option(
+        1, "Random starts, of which the best is kept.", check=integer(at_least=1, below=10_001)
+    )
     init: Start = option("random", "Where the iterations start.")
-    max_iter: int = option(200, "Largest number of iterations.", check=integer(at_least=1))
+    max_iter: int = option(
+        200, "Largest number of iterations.", check=integer(at_least=1, below=1_000_001)
+    )
     eps: float = option(
         1e-4,
         "Relative gain in stress that ends the iterations.",
@@ -101,12 +105,13 @@ def mds(
     n_components : int
         Number of axes.
     n_init : int
-        Number of random starts; the one that ends with the smallest stress is kept.
+        Number of random starts, at most 10,000; the one that ends with the smallest stress is
+        kept.
     init : {"random", "classical"}
         `random`: start at random positions. `classical`: start at the classical scaling (the
         principal axes of the centered squared distances), which is always the same.
     max_iter : int
-        Largest number of iterations.
+        Largest number of iterations, at most 1,000,000.
     eps : float
         An iteration that lowers the stress by less than `eps` times the sum of |z_i - z_j|^2 over
         the pairs is the last one; not negative.

@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from mlem_xr.analyses.layers import UNIT_LABELS
-from mlem_xr.schema import FINAL, FINAL_STEP, REPRESENTATION, InputError, choose
+from mlem_xr.schema import FINAL, FINAL_STEP, REPRESENTATION, InputError, check_dataset, choose
 
 _ORIGINAL_LABELS = {"feature": "Feature", "pooling": "take_activation_from"}
 """Our labels to the columns of the original program's CSV files, where they differ."""
@@ -44,9 +44,10 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
        layer   r2
     0      1  0.5
     """
-    choose("names", names, ("mlem_xr", "original"))
-    if not isinstance(result, xr.Dataset):
-        raise InputError(f"result: expected an xarray Dataset, found {type(result)}")
+    names = choose("names", names, ("mlem_xr", "original"))
+    check_dataset("result", result)
+    if not result.data_vars:
+        raise InputError("result: no variables; expected what an analysis returned")
     kept = [name for name, variable in result.data_vars.items() if variable.dtype != bool]
     flat = _without_folds(result[kept].compute())
     scalars = [name for name in REPRESENTATION if name in flat.coords and name not in flat.dims]

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from mlem_xr.analyses.base import Analysis, Output, Source, check_result
@@ -19,7 +19,7 @@ from mlem_xr.analyses.importance import (
 )
 from mlem_xr.analyses.options import integer, option, sorted_tuple
 from mlem_xr.kernels.explain import explain_top_units
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError, check_dataset, check_text, choose
 
 SCORES = ("r2", "r", "mse", "mae")
 """Scores that units can be ranked by; the smallest `mse` and `mae` come first."""
@@ -28,17 +28,11 @@ _FEATURE = "feature:"
 """What stands before the name of a feature that has the name of a score."""
 
 
-def _name(argument: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{argument}: found {value!r}; expected a score or the name of a feature")
-    return value
-
-
 @dataclass(frozen=True, kw_only=True)
 class TopUnitOptions(ImportanceOptions):
     """The options of an analysis of the best units."""
 
-    by: str = option("r2", "What units are ranked by: a score, or a feature.", check=_name)
+    by: str = option("r2", "What units are ranked by: a score, or a feature.", check=check_text)
     k: int | Iterable[int] = option(
         help="How many units.", check=sorted_tuple(integer(at_least=1, below=2**31)), each=int
     )
@@ -46,12 +40,16 @@ class TopUnitOptions(ImportanceOptions):
 
 def _scores(univariate: xr.Dataset, options: TopUnitOptions) -> Mapping[str, xr.DataArray]:
     """Return a score per unit, larger ones being better."""
-    check_result(univariate, {}, argument="univariate")
+    check_dataset("univariate", univariate)
     by = options.by
     scores = [name for name in SCORES if name in univariate]
     features = univariate["feature"].values.tolist() if "feature" in univariate else []
     marked = [_FEATURE + name if name in scores else name for name in features]
+    if by in SCORES and by not in (*scores, *marked):
+        check_result(univariate, {by: ["unit"]}, argument="univariate")
     choose("by", by, [*scores, *marked])
+    variable = by if by in scores else "importance"
+    check_result(univariate, {variable: ["unit"]}, argument="univariate")
     if by in scores:
         return {"score": -univariate[by] if by in ("mse", "mae") else univariate[by]}
     score = univariate["importance"].sel(feature=features[marked.index(by)], drop=True)
@@ -63,7 +61,7 @@ def _check(arrays: Mapping[str, xr.DataArray], options: TopUnitOptions) -> None:
     for dim in {*activation.dims, *score.dims} - {"sentence"}:
         same = activation.sizes.get(dim) == score.sizes.get(dim)
         if same and dim in activation.coords and dim in score.coords:
-            same = activation.indexes[dim].equals(score.indexes[dim])
+            same = np.array_equal(activation[dim].values, score[dim].values)
         if not same:
             raise InputError(
                 f"univariate: its labels along {dim!r} are not those of the activations; "

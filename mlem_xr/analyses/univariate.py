@@ -28,12 +28,13 @@ _PAIRS_PER_TASK = 5e8
 
 
 def _check_distance(name: str, value: Any) -> str:
-    if not DISTANCES[choose(name, value, DISTANCES)].of_one_unit:
+    distance = choose(name, value, DISTANCES)
+    if not DISTANCES[distance].of_one_unit:
         raise InputError(
-            f"{name}: {value!r} means nothing for a single unit; "
+            f"{name}: {distance!r} means nothing for a single unit; "
             "expected another one, such as 'euclidean'"
         )
-    return value
+    return distance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """A command for every analysis: compute what is missing, save it beside the activations."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -26,7 +25,7 @@ def command(analysis: Analysis) -> click.Command:
     """Make the command of an analysis."""
     source = [] if analysis.source is None else settings(*_source(analysis))
 
-    def run(store: Path, output: Path | None, names: str, **values: Any) -> None:
+    def run(store: str, output: str | None, names: str, **values: Any) -> None:
         choose("names", names, ("mlem_xr", "original"))
         if output is not None:
             check_path(output, TABLES)
@@ -46,7 +45,7 @@ def command(analysis: Analysis) -> click.Command:
     )
 
 
-def saved(analysis: Analysis, store: Path, values: dict[str, Any]) -> xr.Dataset:
+def saved(analysis: Analysis, store: str, values: dict[str, Any]) -> xr.Dataset:
     """Open the saved results of an analysis."""
     labels = {dim: values.pop(dim) for dim in REPRESENTATION}
     return select(mx.open_results(store, analysis.name, **given(analysis, values)), labels)
@@ -59,12 +58,13 @@ def _source(analysis: Analysis) -> tuple[Analysis, str]:
     return of, f"{of.command}_"
 
 
-def _analyze(analysis: Analysis, store: Path, values: dict[str, Any]) -> xr.Dataset:
-    activations = select(mx.open_store(store), {dim: values.pop(dim) for dim in REPRESENTATION})
+def _analyze(analysis: Analysis, store: str, values: dict[str, Any]) -> xr.Dataset:
+    labels = {dim: values.pop(dim) for dim in REPRESENTATION}
     refresh = values.pop("refresh")
     options = given(analysis, values)
     features = options.pop("features", None)
     checked = analysis.options(**options)
+    activations = select(mx.open_store(store), labels)
     source = None
     if analysis.source is not None:
         of, prefix = _source(analysis)

@@ -1,7 +1,6 @@
 """Commands about sentences and stores."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,10 +10,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import mlem_xr as mx
+from mlem_xr.cli.options import TypedPath
 from mlem_xr.cli.output import print_table, show_warning
+from mlem_xr.running.writing import check_path
 from mlem_xr.schema import CHECKPOINT, FINAL, FINAL_STEP, POOLINGS, REPRESENTATION
 
-_PATH = click.Path(path_type=Path)
+_PATH = TypedPath()
 
 
 @click.command()
@@ -23,16 +24,18 @@ _PATH = click.Path(path_type=Path)
 @click.option("--lexicon", type=_PATH, help="Lexicon of an own grammar.")
 @click.option("--words-per-class", type=int, help="Words of each class to use at most.")
 @click.option("--describe", is_flag=True, help="Describe the set.")
-@click.option("--heat-map", type=_PATH, help="With --describe: where to draw the correlations.")
+@click.option("--heat-map", type=_PATH, help="Describe the set, and draw its correlations here.")
 def stimuli(
     source: str | None,
-    output: Path | None,
-    lexicon: Path | None,
+    output: str | None,
+    lexicon: str | None,
     words_per_class: int | None,
     describe: bool,
-    heat_map: Path | None,
+    heat_map: str | None,
 ) -> None:
     """List the stimulus sets, or write or describe one: a bundled name, a grammar or a table."""
+    if heat_map is not None:
+        check_path(heat_map, mx.plot.FORMATS)
     if source is None:
         for name, description in mx.list_stimuli().items():
             click.echo(f"{name:24}{description}")
@@ -45,7 +48,7 @@ def stimuli(
     if output is not None:
         mx.write_stimuli(table, output)
         click.echo(f"wrote {output}")
-    if describe:
+    if describe or heat_map is not None:
         _describe(table, heat_map)
 
 
@@ -97,7 +100,7 @@ def record(source: str, weights: str | None, special_tokens: bool, **given: Any)
 @click.command()
 @click.argument("store", type=_PATH)
 @click.option("--detail", is_flag=True, help="List the results of every representation.")
-def info(store: Path, detail: bool) -> None:
+def info(store: str, detail: bool) -> None:
     """Say what a store holds."""
     data = mx.open_store(store)
     features = ", ".join(data.attrs["features"])
@@ -148,7 +151,7 @@ def _shown(label: Any) -> str:
     return FINAL if label == FINAL_STEP else str(label)
 
 
-def _describe(table: Any, heat_map: Path | None) -> None:
+def _describe(table: Any, heat_map: str | None) -> None:
     from mlem_xr.stimuli.describe import description_text
 
     click.echo(description_text(mx.describe_stimuli(table)))

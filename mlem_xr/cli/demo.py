@@ -6,7 +6,9 @@ from pathlib import Path
 import click
 
 import mlem_xr as mx
+from mlem_xr.cli.options import TypedPath
 from mlem_xr.cli.output import print_profile
+from mlem_xr.schema import check_location
 
 MODEL = "all-MiniLM-L6-v2"
 """A BERT of 6 layers and 384 units (sentence-transformers/all-MiniLM-L6-v2)."""
@@ -28,20 +30,21 @@ def demo_weights() -> Path:
 @click.command()
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path),
-    default=Path("stores"),
+    type=TypedPath(),
+    default="stores",
     show_default=True,
     help="Where the store and the figures go.",
 )
-def demo(folder: Path) -> None:
+def demo(folder: str) -> None:
     """Record a real network on 522 sentences and explain all of its layers, in under a minute."""
-    store = folder / "demo.zarr"
+    place = check_location("folder", folder, "the path of a folder")
+    store = place / "demo.zarr"
     mx.record("short_sentence", store, model=MODEL, source=demo_weights())
     before = _n_current(store)
     profile = mx.save_results(mx.multivariate_importance(mx.open_store(store)))
     computed = _n_current(store) - before
     print_profile(profile)
-    for path in (folder / f"demo_feature_importance.{kind}" for kind in ("png", "html")):
+    for path in (place / f"demo_feature_importance.{kind}" for kind in ("png", "html")):
         if computed or not path.exists():
             mx.plot.save(mx.plot.feature_importance(profile), path)
             click.echo(f"wrote {path}")

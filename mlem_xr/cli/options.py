@@ -1,6 +1,5 @@
 """Options of commands, made from those of the analyses."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -9,16 +8,25 @@ from mlem_xr.analyses import Analysis
 from mlem_xr.analyses.options import Options, choices, is_literal, plain
 from mlem_xr.schema import REPRESENTATION, choose
 
-STORE = click.Argument(["store"], type=click.Path(path_type=Path))
+
+class TypedPath(click.Path):
+    """A path as it was typed, which the functions check."""
+
+    def convert(self, value: Any, *_: Any) -> Any:
+        """Return the value as it is."""
+        return value
+
+
+STORE = click.Argument(["store"], type=TypedPath())
 STIMULI = click.Argument(["source"], metavar="STIMULI")
 TABLE_FILE = click.Option(
     ["--output", "-o"],
-    type=click.Path(path_type=Path),
+    type=TypedPath(),
     help="Write a table: .csv, .csv.gz or .parquet.",
 )
 FIGURE_FILE = click.Option(
     ["--output", "-o"],
-    type=click.Path(path_type=Path),
+    type=TypedPath(),
     required=True,
     help="A .png, .svg, .pdf or .html file.",
 )

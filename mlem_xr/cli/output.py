@@ -10,6 +10,11 @@ from mlem_xr.analyses.tables import to_dataframe
 from mlem_xr.schema import InputError
 
 
+def cut(text: str) -> str:
+    """Leave out the middle of a text that is too long to read."""
+    return text if len(text) < 500 else f"{text[:200]} ... {text[-200:]}"
+
+
 def fail(error: Exception, code: int) -> None:
     """Say what is wrong in one line on standard error, and exit."""
     name = "" if isinstance(error, InputError | ImportError) else f"{type(error).__name__}: "

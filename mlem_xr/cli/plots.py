@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import click
@@ -125,7 +124,7 @@ def _command(figure: _Figure) -> click.Command:
         for argument, analysis in figure.beside.items()
     ]
 
-    def run(store: Path, output: Path, **values: Any) -> None:
+    def run(store: str, output: str, **values: Any) -> None:
         check_path(output, mx.plot.FORMATS)
         own = _taken(values, [*figure.options, *_SAVING])
         labels = {dim: values[dim] for dim in REPRESENTATION}
@@ -154,7 +153,7 @@ def _settings(record: Analysis) -> list[click.Option]:
 
 
 def _arguments(
-    figure: _Figure, store: Path, result: xr.Dataset, labels: dict[str, Any]
+    figure: _Figure, store: str, result: xr.Dataset, labels: dict[str, Any]
 ) -> list[xr.Dataset]:
     if figure.name != "clusters":
         return [result]
@@ -164,7 +163,7 @@ def _arguments(
     return [select(scan, labels), result]
 
 
-def _opened(record: Analysis, store: Path, values: dict[str, Any]) -> xr.Dataset:
+def _opened(record: Analysis, store: str, values: dict[str, Any]) -> xr.Dataset:
     """Open saved results; where there are none, say which command computes them."""
     names = {option.name for option in settings(record)}
     defaults = {name: None for name in names if name not in values}
@@ -202,7 +201,7 @@ def _compare() -> click.Command:
     ]
     own = [*_LINES, _UNITS]
 
-    def run(store: Path, output: Path, first: tuple, second: tuple, **values: Any) -> None:
+    def run(store: str, output: str, first: tuple, second: tuple, **values: Any) -> None:
         check_path(output, mx.plot.FORMATS)
         options = _taken(values, [*own, *_SAVING])
         result = _opened(record, store, values)
@@ -246,9 +245,16 @@ def _palette(words: tuple[str, ...]) -> Any:
 
 def _errorbar(word: str) -> Any:
     kind, _, level = word.partition(" ")
-    if kind == "ci" and level.replace(".", "", 1).isdigit():
-        return "ci", float(level)
+    if kind == "ci" and level:
+        return "ci", _number(level)
     return None if word == "none" else word
+
+
+def _number(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
 
 
 _ARGUMENTS = {"drawn": "features"}
@@ -258,18 +264,18 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "palette": _palette,
     "rename": lambda words: _pairs("rename", words),
     "errorbar": _errorbar,
-    "width": lambda word: float(word) if word.replace(".", "", 1).isdigit() else word,
+    "width": _number,
 }
 
 
-def _draw(name: str, results: list, options: dict[str, Any], output: Path) -> None:
+def _draw(name: str, results: list, options: dict[str, Any], output: str) -> None:
     saving = {key: options.pop(key) for key in ("width", "dpi") if key in options}
     figure = getattr(mx.plot, name)(*results, **options)
     mx.plot.save(figure, output, **saving)
     click.echo(f"wrote {output}")
 
 
-def _correlation(source: str, output: Path, **values: Any) -> None:
+def _correlation(source: str, output: str, **values: Any) -> None:
     check_path(output, mx.plot.FORMATS)
     options = _taken(values, [_RENAME, *_SAVING])
     _draw("correlation", [mx.feature_correlation(mx.read_stimuli(source))], options, output)

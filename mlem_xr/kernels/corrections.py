@@ -6,9 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlem_xr.kernels.errors import Undefined
+
 
 def correct(p_value: NDArray, options: Any) -> dict[str, NDArray]:
-    """Correct the p-values of units, without NaN, by `options.method`, one of `METHODS`."""
+    """Correct the p-values of units, without NaN, by `options.method`, one of `METHODS`.
+
+    Raises `Undefined` if a value is outside [0, 1].
+    """
+    if p_value.min() < 0 or p_value.max() > 1:
+        raise Undefined("result: a p-value is below 0 or above 1")
     return {"p_value": METHODS[options.method](np.asarray(p_value, np.float64))}
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from itertools import product
+from os import fspath
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
@@ -10,10 +11,11 @@ from typing import Any, NamedTuple
 from mlem_xr.schema import (
     CHECKPOINT,
     FINAL_STEP,
-    LABELS,
     InputError,
-    check_integer,
-    check_model,
+    check_location,
+    check_seed,
+    check_step,
+    check_text,
     choose,
 )
 
@@ -105,19 +107,30 @@ def resolve(
     Step None or -1 is the final one: of a published series it is stored as its number of steps
     (MultiBERTs: 2,000,000; Pythia: 143,000), otherwise as -1.
     """
-    check_model(str(model))
-    seed = check_integer("seed", seed, below=LABELS)
-    if step is None:
-        step = FINAL_STEP
-    step = check_integer("step", step, at_least=FINAL_STEP, below=LABELS)
+    expected = "a name on the Hugging Face hub or a folder"
+    check_location("model", model, expected)
+    model = fspath(model)
+    if source is not None:
+        check_location("source", source, expected)
+        source = fspath(source)
+    if revision is not None:
+        check_text("revision", revision)
+    seed = check_seed("seed", seed)
+    step = check_step("step", FINAL_STEP if step is None else step)
     if source is None:
-        checkpoint = _locate(str(model), seed, step)
+        checkpoint = _locate(model, seed, step)
     else:
-        checkpoint = Checkpoint(str(model), seed, step, str(source))
-        checkpoint = checkpoint._replace(source=_fill("source", str(source), checkpoint))
+        checkpoint = Checkpoint(model, seed, step, source)
+        checkpoint = checkpoint._replace(source=_fill("source", source, checkpoint))
     if revision is not None:
         checkpoint = checkpoint._replace(revision=_fill("revision", revision, checkpoint))
-    return checkpoint._replace(source=_expand(checkpoint.source))
+    checkpoint = checkpoint._replace(source=_expand(checkpoint.source))
+    if checkpoint.revision is not None and Path(checkpoint.source).is_dir():
+        raise InputError(
+            f"revision: found {revision!r} for {checkpoint.source!r}; "
+            "expected none, as a folder has no revisions"
+        )
+    return checkpoint
 
 
 def resolve_all(

@@ -7,6 +7,7 @@ import inspect
 import logging
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import fspath
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,14 @@ from mlem_xr.schema import (
     CHECKPOINT,
     POOLINGS,
     InputError,
+    among,
     check_bool,
     check_integer,
+    check_layer,
+    check_location,
+    check_seed,
+    check_step,
+    check_text,
     choose,
     several,
     warn,
@@ -136,15 +143,22 @@ def record(
         ...
     mlem_xr.schema.InputError: batch_size: found 0; expected an integer of at least 1
     """
-    stimuli = read_stimuli(stimuli)
     store = store_path(store)
-    poolings = [choose("pooling", name, POOLINGS) for name in several("pooling", pooling)]
-    layers = None if layer is None else [check_integer("layer", v) for v in several("layer", layer)]
-    seeds, steps = several("seed", seed), several("step", step)
-    check_integer("batch_size", batch_size, at_least=1)
+    poolings = several("pooling", pooling, among(POOLINGS))
+    layers = None if layer is None else several("layer", layer, check_layer)
+    seeds, steps = several("seed", seed, check_seed), several("step", step, _check_step)
+    add_special_tokens = check_bool("add_special_tokens", add_special_tokens)
     trust_remote_code = check_bool("trust_remote_code", trust_remote_code)
-    sentences = stimuli["text"].values.tolist()
+    overwrite, progress = check_bool("overwrite", overwrite), check_bool("progress", progress)
+    batch_size = check_integer("batch_size", batch_size, at_least=1)
+    if tokenizer is not None:
+        check_location("tokenizer", tokenizer, "a name on the hub or a folder")
+        tokenizer = fspath(tokenizer)
+    if device is not None:
+        device = check_text("device", device, "a torch device such as 'cpu' or 'cuda'")
     checkpoints = resolve_all(model, seeds, steps, source=source, revision=revision)
+    stimuli = read_stimuli(stimuli)
+    sentences = stimuli["text"].values.tolist()
     if store.exists():
         # Other stimuli are refused before a network is loaded.
         stored.create_store(stimuli, store, pooling=poolings)
@@ -193,6 +207,10 @@ def record(
             )
             logger.info("recorded %s in %s", checkpoint, store)
     return pd.DataFrame(checkpoints, columns=Checkpoint._fields).assign(status=statuses)
+
+
+def _check_step(argument: str, value: Any) -> int | None:
+    return None if value is None else check_step(argument, value)
 
 
 def _check_skipped(

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from mlem_xr.schema import InputError
+from mlem_xr.schema import InputError, plain_value, shown
 
 FEW = 5
 """Up to so many seeds are drawn one by one: an interval over them says less than they do."""
@@ -16,6 +16,8 @@ LEVEL = 95.0
 
 Errorbar = str | tuple[str, float] | None
 """`"auto"`, `"ci"` or `("ci", 95)`, `"se"`, `"seeds"`, or None."""
+
+_KINDS = ("auto", "ci", "se", "seeds")
 
 
 class Summary(NamedTuple):
@@ -33,15 +35,14 @@ class Summary(NamedTuple):
 
 def parsed(errorbar: Any) -> tuple[str | None, float]:
     """Return the kind of error bars and the level of an interval."""
-    kind, level = errorbar if isinstance(errorbar, tuple) else (errorbar, LEVEL)
+    pair = isinstance(errorbar, tuple) and len(errorbar) == 2
+    kind, level = map(plain_value, errorbar if pair else (errorbar, LEVEL))
+    known = kind is None or (isinstance(kind, str) and kind in _KINDS)
     number = isinstance(level, int | float) and not isinstance(level, bool)
-    known = kind in ("auto", "ci", "se", "seeds", None) and (
-        kind == "ci" or not isinstance(errorbar, tuple)
-    )
-    if not known or not number or not 0 < level < 100:
+    if not known or (pair and kind != "ci") or not number or not 0 < level < 100:
         raise InputError(
-            f"errorbar: found {errorbar!r}; expected 'auto', 'ci', 'se', 'seeds', None, or 'ci' "
-            "with a level in percent, as in ('ci', 95)"
+            f"errorbar: found {shown(errorbar)}; expected 'auto', 'ci', 'se', 'seeds', None, or "
+            "'ci' with a level in percent, as in ('ci', 95)"
         )
     return kind, float(level)
 

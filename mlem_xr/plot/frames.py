@@ -12,7 +12,16 @@ import numpy as np
 import xarray as xr
 
 from mlem_xr.plot.looks import Looks
-from mlem_xr.schema import REPRESENTATION, InputError, check_integer, choose, listed
+from mlem_xr.schema import (
+    REPRESENTATION,
+    InputError,
+    among,
+    check_dataset,
+    check_dimensions,
+    check_integer,
+    listed,
+    several,
+)
 
 EMPTY = "Empty"
 """Group of a frame without values; the last part of its label says why there are none."""
@@ -20,18 +29,29 @@ EMPTY = "Empty"
 
 def variable(result: xr.Dataset, name: str, *, argument: str = "result") -> xr.DataArray:
     """Return a variable of a result, computed once and with a value in it."""
-    if not isinstance(result, xr.Dataset):
-        raise InputError(f"{argument}: expected an xarray Dataset, found {type(result).__name__}")
+    check_dataset(argument, result)
     if name not in result.data_vars:
         raise InputError(f"{argument}: no variable {name!r}; found: {listed(result.data_vars)}")
     return filled(result[name].compute(), argument=argument)
 
 
 def filled(values: xr.DataArray, *, argument: str) -> xr.DataArray:
-    """Return the values, which must hold at least one number."""
+    """Return the values, which must be numbers, and at least one of them there."""
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"{argument}: {values.name!r} has dtype {values.dtype}; expected numbers")
+    check_dimensions(argument, values)
+    if bool(np.isinf(values).any()):
+        raise InputError(f"{argument}: {values.name!r} holds infinite values; expected finite ones")
     if not bool(values.notnull().any()):
         raise InputError(f"{argument}: {values.name!r} holds no values, only NaN; nothing to draw")
     return values
+
+
+def std_error_of(result: xr.Dataset) -> xr.DataArray | None:
+    """Return the standard errors of a result, if there are any."""
+    if "std_error" not in result or not bool(result["std_error"].notnull().any()):
+        return None
+    return variable(result, "std_error")
 
 
 def refuse(values: xr.DataArray, dims: Iterable[str], advice: str) -> None:
@@ -181,15 +201,15 @@ def _why_empty(source: xr.DataArray, labels: dict[str, Any]) -> str:
     return ""
 
 
-def named(dim: str, names: Iterable[Any] | None, known: list[Any]) -> list[Any] | None:
-    """Return the labels of `dim` that a caller named, each once and known; None if none."""
-    if names is None:
-        return None
-    names = [names] if isinstance(names, str) else names
-    wanted = [choose(f"{dim}s", name, known) for name in dict.fromkeys(names)]
-    if not wanted:
-        raise InputError(f"{dim}s: an empty list; expected some of {known}")
-    return wanted
+def features_to_draw(
+    means: xr.DataArray, top: int, names: Iterable[str] | None, within: Iterable[str] = ()
+) -> tuple[list[Any], str]:
+    """Return the features that a caller named, or the leading ones, and words if there are more."""
+    top = check_integer("top", top, at_least=1)
+    if names is not None:
+        known = means["feature"].values.tolist()
+        return several("features", names, among(known), twice=False), ""
+    return leading(means, "feature", top, within)
 
 
 def leading(
@@ -202,7 +222,6 @@ def leading(
     it is second, and so on; ties go to the larger share of the panel's largest value. So what
     matters in several panels is there, and no panel counts more for its larger scale.
     """
-    top = check_integer("top", top, at_least=1)
     known = means[dim].values.tolist()
     peaks = means.max([d for d in within if d in means.dims])
     table = peaks.transpose(..., dim).values.reshape(-1, len(known))

@@ -36,6 +36,9 @@ from mlem_xr.plot.style import (
     styled,
 )
 
+AXES = ("layer", "step")
+"""What profiles may be drawn against."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Second:

@@ -13,7 +13,17 @@ import xarray as xr
 from holoviews.plotting.util import process_cmap
 from matplotlib.colors import is_color_like, to_hex
 
-from mlem_xr.schema import FINAL, FINAL_STEP, InputError, plain_value
+from mlem_xr.schema import (
+    FINAL,
+    FINAL_STEP,
+    InputError,
+    check_text,
+    is_storable,
+    plain_value,
+    several,
+    shown,
+    values_of,
+)
 
 COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
@@ -86,7 +96,8 @@ def looks_of_features(
     result: xr.Dataset | xr.DataArray, palette: Palette = None, rename: Rename = None
 ) -> Looks:
     """Return the looks of the features of a result, in the order of the data it was made from."""
-    order: dict[Any, None] = dict.fromkeys(map(str, result.attrs.get("features", ())))
+    given = several("features", result.attrs.get("features", ()), check_text, empty=True)
+    order: dict[Any, None] = dict.fromkeys(given)
     if "feature" in result.coords:
         # A result without the attribute, or with features that it does not list.
         order |= dict.fromkeys(result["feature"].values.reshape(-1).tolist())
@@ -122,28 +133,31 @@ def _sequence(palette: Any, n: int) -> list[Any]:
             return list(process_cmap(palette, max(n, 1)))
         except ValueError:
             raise InputError(
-                f"palette: found {palette!r}; expected a list of colors, a dictionary from features"
-                " to colors, or the name of a color map"
+                f"palette: found {shown(palette)}; expected a list of colors, a dictionary from "
+                "features to colors, or the name of a color map"
             ) from None
-    colors = list(palette) if isinstance(palette, Iterable) else []
+    colors = values_of("palette", palette)
     if not colors:
         raise InputError(
-            f"palette: found {palette!r}; expected colors, or a dictionary from features to colors"
+            "palette: an empty list; expected colors, or a dictionary from features to colors"
         )
     return colors
 
 
 def _color(color: Any) -> str:
-    if not is_color_like(color):
-        raise InputError(f"palette: {color!r} is not a color; expected one such as '#0072B2'")
+    if not isinstance(color, str | tuple) or not is_color_like(color):
+        raise InputError(f"palette: {shown(color)} is not a color; expected one such as '#0072B2'")
     return to_hex(color)
 
 
 def _names(rename: Any) -> dict[Any, str]:
     if rename is None:
         return {}
-    if not isinstance(rename, Mapping) or not all(isinstance(v, str) for v in rename.values()):
-        raise InputError(f"rename: found {rename!r}; expected a dictionary from names to new names")
+    words = isinstance(rename, Mapping) and all(isinstance(v, str) for v in rename.values())
+    if not words or not all(map(is_storable, rename.values())):
+        raise InputError(
+            f"rename: found {shown(rename)}; expected a dictionary from names to new names"
+        )
     if len(set(rename.values())) < len(rename):
         raise InputError(f"rename: some new names are the same: {sorted(rename.values())}")
     return dict(rename)

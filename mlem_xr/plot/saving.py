@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from io import BytesIO, StringIO
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from bokeh.resources import INLINE
 
 from mlem_xr.plot.grid import MAX_PANELS, cells_of, drawn, values_of
 from mlem_xr.running.writing import check_path, whole
-from mlem_xr.schema import InputError
+from mlem_xr.schema import InputError, check_integer, plain_value, shown
 
 MAX_STATES = 1000
 """Most combinations of the sliders' values that a page holds."""
@@ -89,23 +90,24 @@ def save(
 
 
 def _millimeters(width: Any) -> float | None:
-    if width is None or (isinstance(width, str) and width in WIDTHS):
-        return None if width is None else WIDTHS[width]
-    low, high = _WIDTH_LIMITS
-    number = isinstance(width, int | float) and not isinstance(width, bool)
-    if not number or not low <= width <= high:
+    if width is None:
+        return None
+    given, (low, high) = plain_value(width), _WIDTH_LIMITS
+    if isinstance(given, str) and given in WIDTHS:
+        return WIDTHS[given]
+    number = isinstance(given, Real) and not isinstance(given, bool)
+    if not number or not low <= given <= high:
         raise InputError(
-            f"width: found {width!r}; expected 'column', 'page' or {low:g} to {high:g} millimeters"
+            f"width: found {shown(width)}; "
+            f"expected 'column', 'page' or {low:g} to {high:g} millimeters"
         )
-    return float(width)
+    return float(given)
 
 
 def _dots(dpi: Any, printed: bool) -> int:
     if dpi is None:
         return _DPI[printed]
-    if not isinstance(dpi, int) or isinstance(dpi, bool) or not 20 <= dpi <= 2400:
-        raise InputError(f"dpi: found {dpi!r}; expected an integer from 20 to 2400")
-    return dpi
+    return check_integer("dpi", dpi, at_least=20, below=2401)
 
 
 def _page(figure: Any, path: Path, *_: Any) -> bytes:

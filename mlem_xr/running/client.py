@@ -62,7 +62,7 @@ def local_client(n_workers: int | None = None, **options: Any) -> "Client":
     Parameters
     ----------
     n_workers : int, optional
-        Number of processes; by default, one per core.
+        Number of processes, at most 1024; by default, one per core.
     **options
         Passed to `distributed.LocalCluster`, such as `memory_limit` (bytes of a worker, "4GiB") or
         `dashboard_address=":8787"` (no dashboard by default).
@@ -95,7 +95,7 @@ def local_client(n_workers: int | None = None, **options: Any) -> "Client":
         # This is a worker, which imports the script that makes it: there it ends without a word.
         sys.exit(_UNGUARDED)
     if n_workers is not None:
-        check_integer("n_workers", n_workers, at_least=1)
+        n_workers = check_integer("n_workers", n_workers, at_least=1, below=1025)
     from mlem_xr.running.local import LocalClient
 
     usual: dict[str, Any] = {"threads_per_worker": 1, "silence_logs": logging.CRITICAL}

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pandas as pd
 
-from mlem_xr.schema import InputError
+from mlem_xr.schema import InputError, check_location, shown
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 """Endings of the tables that can be written and read."""
@@ -59,10 +59,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 def check_path(path: str | PathLike[str], endings: Sequence[str]) -> Path:
     """Return a path that a file with one of these endings can be written to; refuse others."""
-    path = Path(path)
+    path = check_location("path", path, "the path of a file to write")
     if not path.name.lower().endswith(tuple(endings)):
         expected = f"{', '.join(endings[:-1])} or {endings[-1]}"
-        raise InputError(f"path: {path}; expected {expected}")
+        raise InputError(f"path: {shown(str(path))[1:-1]}; expected {expected}")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir():
         found = f"{path} is a folder" if path.is_dir() else f"{folder} is no folder"
@@ -93,6 +93,8 @@ def write_table(table: pd.DataFrame, path: str | PathLike[str]) -> None:
         ...
     mlem_xr.schema.InputError: path: table.doc; expected .csv, .csv.gz or .parquet
     """
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"table: expected a pandas DataFrame, found {shown(table)}")
     write_quoted(table, check_path(path, TABLES), csv.QUOTE_MINIMAL)
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from mlem_xr.schema import check_features, warn
 from mlem_xr.stimuli.pairs import feature_correlation, pattern_counts
-from mlem_xr.stimuli.table import to_codes
+from mlem_xr.stimuli.table import feature_values, to_codes
 
 MAX_CORRELATION = 0.5
 """Absolute correlation of two features' distances above which their importances are hard to tell
@@ -60,7 +60,7 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     [330, 192]
     """
     names = check_features(stimuli)
-    coded = [to_codes(stimuli[name].values) for name in names]
+    coded = [to_codes(feature_values(stimuli, name)) for name in names]
     codes = np.stack([code for code, _ in coded])
     pattern, n_pairs = pattern_counts(stimuli, features=names)
     differing = n_pairs @ pattern.astype(np.int64)

@@ -4,11 +4,14 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from mlem_xr.schema import InputError
+from mlem_xr.schema import InputError, shown
 from mlem_xr.stimuli.rules import Value
 
 Roles = Mapping[str, Mapping[str, Value]]
 Evaluate = Callable[[Roles], Value | None]
+
+MAX_DEPTH = 100
+"""Levels of an expression, of which an operator takes one or two."""
 
 EXPECTED = "role.FEATURE, constants, ==, !=, and, or, not, and 'x if y else z'"
 
@@ -35,12 +38,27 @@ def read_expression(text: str, where: str) -> Expression:
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
+        _check_depth(tree)
         evaluate = _compile(tree)
-    except (SyntaxError, NotImplementedError) as error:
+    # The parser's own limits, of which some are those of its memory.
+    except (RecursionError, MemoryError) as error:
         raise InputError(
-            f"{where}: {text.strip()!r} is no expression; expected {EXPECTED}"
+            f"{where}: {shown(text.strip())} nests too deep; expected at most {MAX_DEPTH} levels"
+        ) from error
+    except (SyntaxError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"{where}: {shown(text.strip())} is no expression; expected {EXPECTED}"
         ) from error
     return Expression(where, frozenset(_references(tree)), evaluate)
+
+
+def _check_depth(tree: ast.AST) -> None:
+    """Refuse an expression that nests deeper than `evaluate` may call itself."""
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise RecursionError
 
 
 def _references(tree: ast.expr) -> Iterator[tuple[str, str]]:

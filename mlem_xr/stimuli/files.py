@@ -1,22 +1,37 @@
 """Stimulus tables in files."""
 
 import csv
+import gzip
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from io import StringIO
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 import xarray as xr
 
 from mlem_xr.running.writing import NO_PYARROW, TABLES, Quoting, check_path, write_quoted
-from mlem_xr.schema import InputError, check_features, warn
+from mlem_xr.schema import (
+    InputError,
+    check_dataset,
+    check_features,
+    check_location,
+    check_text,
+    warn,
+)
 from mlem_xr.stimuli.generate import generate_stimuli, list_stimuli
-from mlem_xr.stimuli.table import from_dataframe, to_dataframe
+from mlem_xr.stimuli.table import (
+    MAX_COLUMNS,
+    checked,
+    from_dataframe,
+    to_dataframe,
+    warn_of_oddities,
+)
 
 _QUOTINGS: tuple[Quoting, ...] = (csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC)
 """Of text that holds commas and quotes alone, and of all text."""
@@ -44,7 +59,8 @@ def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.
     Raises
     ------
     InputError
-        If there is no such set or file, it cannot be read, or the table cannot be used.
+        If there is no such set or file, it cannot be read, or the table cannot be used: it has
+        more than 1,000 features, or values other than booleans, finite numbers and text.
 
     Warns
     -----
@@ -62,14 +78,12 @@ def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.
     if isinstance(source, pd.DataFrame):
         return from_dataframe(source, name="stimuli")
     if isinstance(source, xr.Dataset):
-        return _check_dataset(source)
-    if not isinstance(source, str | PathLike):
-        raise InputError(
-            f"stimuli: found {type(source).__name__}; expected a name, path, DataFrame or Dataset"
-        )
-    if str(source) in list_stimuli() or Path(source).suffix == ".fcfg":
+        stimuli = check_stimuli(source)
+        warn_of_oddities(stimuli)
+        return stimuli
+    path = check_location("stimuli", source, "a name, a path, a DataFrame or a Dataset")
+    if str(source) in list_stimuli() or path.suffix == ".fcfg":
         return generate_stimuli(source)
-    path = Path(source)
     table = _read_table(path)
     return from_dataframe(table, name=path.name.removesuffix(_suffix(path) or ""))
 
@@ -101,8 +115,9 @@ def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
     True
     """
     path = check_path(path, TABLES)
-    table = to_dataframe(checked := _check_dataset(stimuli))
-    write_quoted(table, path, _quoting(table, checked) if path.suffix != ".parquet" else 0)
+    stimuli = check_stimuli(stimuli)
+    table = to_dataframe(stimuli)
+    write_quoted(table, path, _quoting(table, stimuli) if path.suffix != ".parquet" else 0)
 
 
 def _quoting(table: pd.DataFrame, stimuli: xr.Dataset) -> Quoting:
@@ -134,14 +149,14 @@ def _read_again(table: pd.DataFrame, quoting: Quoting) -> xr.Dataset | None:
     return None
 
 
-def _check_dataset(stimuli: xr.Dataset) -> xr.Dataset:
-    """Check a Dataset as if it were a table just read."""
-    if not isinstance(stimuli, xr.Dataset):
-        raise InputError(f"stimuli: expected an xarray Dataset, found {type(stimuli).__name__}")
+def check_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
+    """Check a Dataset as if it were a table just read, without warning of the same again."""
+    check_dataset("stimuli", stimuli)
+    name = check_text("stimuli", stimuli.attrs.get("stimuli", "stimuli"))
     if "text" not in stimuli.coords or stimuli["text"].dims != ("sentence",):
         raise InputError("stimuli: no coordinate 'text' over 'sentence'")
     check_features(stimuli)
-    return from_dataframe(to_dataframe(stimuli), name=stimuli.attrs.get("stimuli", "stimuli"))
+    return checked(to_dataframe(stimuli), name=name)
 
 
 def _suffix(path: Path) -> str | None:
@@ -165,7 +180,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     except ImportError as error:
         raise InputError(f"stimuli: {NO_PYARROW}") from error
     # The libraries behind these raise exceptions of their own, mostly subclasses of ValueError.
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise InputError(
             f"stimuli: cannot read {str(path)!r} as {suffix} ({error}); {bundled}"
         ) from error
@@ -173,16 +188,13 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 def _read_csv(source: Callable[[], Any]) -> pd.DataFrame:
     """Read a CSV from what `source` gives each time; types are decided over whole columns."""
-    # pandas would rename the second of two columns of one name.
-    header = pd.read_csv(source(), header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
-    if header.duplicated().any():
-        raise ValueError(f"column {header[header.duplicated()].iloc[0]!r} is named twice")
+    header = _header(source())
     options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "low_memory": False}
     table = pd.read_csv(source(), dtype={"sentence": str}, **options)
     # pandas takes surplus cells for an index, which would shift every column.
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError("more cells than columns; put sentences that hold commas in quotes")
-    if len(header) == 1 and ";" in header.iloc[0]:
+    if len(header) == 1 and ";" in header[0]:
         raise ValueError("one column, with semicolons; expected commas between the cells")
     for name in table.columns.drop("sentence", errors="ignore"):
         table[name] = _without_na(table[name])
@@ -200,9 +212,30 @@ def _without_na(column: pd.Series) -> pd.Series:
     return numbers
 
 
-def _without_row_numbers(table: pd.DataFrame, header: pd.Series) -> pd.DataFrame:
+def _header(source: Any) -> list[str]:
+    """Read the names of the columns, of which pandas would make up some and rename others."""
+    with nullcontext(source) if isinstance(source, StringIO) else _opened(source) as lines:
+        header = next(csv.reader(lines), [])
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if not header:
+        raise ValueError("no header")
+    if len(header) > MAX_COLUMNS + 1:
+        raise ValueError(f"{len(header)} columns; expected at most {MAX_COLUMNS} features")
+    if twice:
+        raise ValueError(f"column {twice[0]!r} is named twice")
+    if "" in header[1:]:
+        raise ValueError(f"column {header.index('', 1) + 1} has no name")
+    return header
+
+
+def _opened(path: Path) -> TextIO:
+    open_file: Any = gzip.open if path.suffix == ".gz" else open
+    return open_file(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _without_row_numbers(table: pd.DataFrame, header: list[str]) -> pd.DataFrame:
     """Leave out a first column without a name that numbers the rows, as many programs write it."""
-    if header.iloc[0] != "":
+    if header[0] != "":
         return table
     first = table.iloc[:, 0].tolist()
     if first not in (list(range(len(table))), list(range(1, len(table) + 1))):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
-from mlem_xr.schema import InputError
+from mlem_xr.schema import InputError, check_location, shown
 from mlem_xr.stimuli.grammar import (
     GRAMMARS,
     WHOLE,
@@ -66,8 +66,8 @@ def generate_stimuli(
     Raises
     ------
     InputError
-        If there is no such grammar, or grammar or lexicon is at fault; the message gives file and
-        line.
+        If there is no such grammar, or grammar or lexicon is at fault or makes more than 200,000
+        sentences; the message gives file and line.
 
     Examples
     --------
@@ -78,7 +78,9 @@ def generate_stimuli(
     174
     """
     grammar = read_grammar(_find(source))
-    path = grammar.lexicon if lexicon is None else Path(lexicon)
+    path = grammar.lexicon
+    if lexicon is not None:
+        path = check_location("lexicon", lexicon, "the path of a CSV file")
     words = select_words([] if path is None else read_lexicon(path), words_per_class)
     if grammar.reads("ZIPF"):
         words = add_frequencies(words, grammar.language)
@@ -86,7 +88,12 @@ def generate_stimuli(
     check_grammar(grammar, rules, path)
     phrases = sentences(rules, grammar.start, distinct=grammar.distinct)
     # Two derivations may give the same sentence the same features.
-    rows = list(dict.fromkeys(_rows(grammar, phrases)))
+    try:
+        rows = list(dict.fromkeys(_rows(grammar, phrases)))
+    except RecursionError as error:
+        raise InputError(
+            f"{grammar.path}: its rules have too many constituents in one another; expected fewer"
+        ) from error
     if not rows:
         raise InputError(f"{grammar.path}: the grammar and its filters accept no sentence")
     table = pd.DataFrame(rows, columns=["sentence", *grammar.columns])
@@ -99,14 +106,14 @@ def generate_stimuli(
 def _find(source: str | PathLike[str]) -> Path:
     """Path of a bundled or an own grammar."""
     bundled = list_stimuli()
-    if isinstance(source, str | PathLike):
-        if str(source) in bundled:
-            return GRAMMARS / f"{source}.fcfg"
-        if Path(source).suffix == ".fcfg" and Path(source).is_file():
-            return Path(source)
+    known = f"a bundled set ({', '.join(bundled)})"
+    path = check_location("stimuli", source, f"{known} or the path of a grammar")
+    if str(path) in bundled:
+        return GRAMMARS / f"{path}.fcfg"
+    if path.suffix == ".fcfg" and path.is_file():
+        return path
     raise InputError(
-        f"stimuli: {source!r} is neither a bundled set ({', '.join(bundled)}) nor a grammar file "
-        "that exists (.fcfg)"
+        f"stimuli: {shown(source)} is neither {known} nor a grammar file that exists (.fcfg)"
     )
 
 

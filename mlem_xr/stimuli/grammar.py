@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError, choose, shown
 from mlem_xr.stimuli.expressions import Expression, read_expression
 from mlem_xr.stimuli.lexicon import WORD_FEATURES, read_lines
 from mlem_xr.stimuli.rules import Category, Features, Rule, Rules, Value, Variable, unify
+
+MAX_LINE = 10_000
+"""Characters of a rule, with all lines that continue it."""
 
 GRAMMARS = Path(__file__).parent / "grammars"
 """The bundled grammars and their lexicon."""
@@ -149,6 +152,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     pending, first = "", 0
     for number, line in enumerate(read_lines("grammar", path), start=1):
         line = line.strip()
+        if len(pending) + len(line) > MAX_LINE:
+            raise InputError(
+                f"{path}, line {first or number}: more than {MAX_LINE:,} characters; "
+                "expected several rules"
+            )
         if not pending and (not line or line.startswith("#")):
             continue
         first = first or number
@@ -198,9 +206,11 @@ def _read_rules(line: str, where: str) -> list[Rule]:
         ) from error
     try:
         productions = FeatureGrammar.fromstring(line).productions()
-    except ValueError as error:
-        reason = str(error).splitlines()[-1]
-        raise InputError(f"{where}: {line!r} is no rule of a feature grammar: {reason}") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[-1][:200]
+        raise InputError(
+            f"{where}: {shown(line)} is no rule of a feature grammar: {reason}"
+        ) from error
     return [
         Rule(
             _category(production.lhs(), where),

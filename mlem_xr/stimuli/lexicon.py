@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError, check_integer, choose
 from mlem_xr.stimuli.rules import Category, Rule, Value
 
 WORD_FEATURES = ("CLASS", "WORD", "LEMMA", "ZIPF")
@@ -38,13 +38,12 @@ def select_words(words: list[Rule], n: int | Mapping[str, int] | None) -> list[R
     gives `n` class by class and keeps the other classes whole; None keeps all words.
     """
     classes = dict.fromkeys(word.category.symbol for word in words)
-    if not isinstance(n, int | Mapping | None):
-        raise InputError(f"words_per_class: {n!r}; expected a number, or one for each class")
-    limits = dict(n) if isinstance(n, Mapping) else dict.fromkeys(classes, n)
-    for symbol, limit in limits.items():
+    if n is not None and not isinstance(n, Mapping):
+        n = dict.fromkeys(classes, check_integer("words_per_class", n, at_least=1))
+    limits = dict(n or {})
+    for symbol in limits:
         choose("words_per_class", symbol, classes)
-        if limit is not None and limit < 1:
-            raise InputError(f"words_per_class: {limit} for class {symbol!r}; expected at least 1")
+        check_integer("words_per_class", limits[symbol], at_least=1)
     seen: Counter[tuple[object, ...]] = Counter()
     kept = []
     for word in words:

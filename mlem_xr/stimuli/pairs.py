@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mlem_xr.kernels.patterns import MAX_FEATURES, pair_patterns
 from mlem_xr.schema import InputError, check_features
-from mlem_xr.stimuli.table import to_codes
+from mlem_xr.stimuli.table import feature_values, to_codes
 
 
 def feature_codes(data: xr.Dataset, features: Iterable[str] | None = None) -> xr.DataArray:
@@ -18,7 +18,9 @@ def feature_codes(data: xr.Dataset, features: Iterable[str] | None = None) -> xr
         raise InputError(
             f"features: {len(names)} found; expected at most {MAX_FEATURES}: choose some of them"
         )
-    codes = np.stack([to_codes(data[name].values)[0] for name in names], axis=1)
+    if data.sizes["sentence"] < 2:
+        raise InputError(f"stimuli: {data.sizes['sentence']} sentences; expected at least 2")
+    codes = np.stack([to_codes(feature_values(data, name))[0] for name in names], axis=1)
     return xr.DataArray(codes, dims=("sentence", "feature"), coords={"feature": names})
 
 

@@ -1,13 +1,26 @@
 """Feature grammars: categories, rules, unification, and the sentences that a grammar accepts."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Any
 
 from mlem_xr.schema import InputError
 
 MAX_DEPTH = 40
 """How deep constituents may nest; no sentence that people read comes near it."""
+
+MAX_SENTENCES = 200_000
+"""Sentences of a grammar, before its filters; they have 20,000,000,000 pairs."""
+
+MAX_WORDS = 10_000_000
+"""Words of all its sentences together."""
+
+MAX_STEPS = 2_000_000
+"""Constituents that are added to a phrase on the way, some of which lead to no sentence."""
+
+_MAX_COUNTING = 100_000
+"""Steps that counting may take; equal phrases are counted at once, so it mostly takes few."""
 
 Value = bool | int | float | str
 
@@ -65,6 +78,10 @@ class Phrase:
     words: tuple[str, ...] = ()
     roles: tuple[Features, ...] = ()
     lemmas: frozenset[str] = frozenset()
+    count: float = 1.0
+    """How many phrases it stands for, where equal ones are only counted."""
+    n_words: float = 0.0
+    """How many words they have together."""
 
 
 def sentences(rules: Rules, start: str, *, distinct: Iterable[str] = ()) -> Iterator[Phrase]:
@@ -75,9 +92,37 @@ def sentences(rules: Rules, start: str, *, distinct: Iterable[str] = ()) -> Iter
 
     Rules are tried in their order, the children of a rule from left to right, and the features
     known so far narrow the choice at every step, so nothing is generated to be thrown away. Rules
-    that nest without end are refused, with file and line.
+    that nest without end, with file and line, and too many sentences are refused.
     """
+    _check_size(rules, start)
     yield from _Derivation(rules, frozenset(distinct)).expand(start, {}, ())
+
+
+def _check_size(rules: Rules, start: str) -> None:
+    """Refuse more sentences than fit, before they are made."""
+    n_sentences, n_words, n_steps = count_sentences(rules, start)
+    for found, most, what in (
+        (n_sentences, MAX_SENTENCES, "sentences"),
+        (n_words, MAX_WORDS, "words in all sentences"),
+        (n_steps, MAX_STEPS, "steps on the way to its sentences"),
+    ):
+        if found > most:
+            raise InputError(
+                f"{rules[start][0].where}: the grammar has {found:.3g} {what}; expected at most "
+                f"{most:,}: use fewer words, as with words_per_class, or features that agree"
+            )
+
+
+def count_sentences(rules: Rules, start: str) -> tuple[float, float, float]:
+    """Count what `sentences` would generate, without making it.
+
+    Returns the number of sentences, of their words, and of constituents that are added to a phrase
+    on the way. That no lemma occurs twice is not looked at, which leaves fewer.
+    """
+    counting = _Counting(rules)
+    phrases = counting.expand(start, {}, ())
+    n_sentences = sum(phrase.count for phrase in phrases)
+    return n_sentences, sum(phrase.n_words for phrase in phrases), counting.steps
 
 
 def unify(one: Features, other: Features, bindings: Bindings) -> Bindings | None:
@@ -155,18 +200,96 @@ class _Derivation:
             phrase = replace(phrase, words=(*phrase.words, child))
             yield from self.complete(phrase, rest, bindings, above)
             return
-        for part in self.expand(child.symbol, _known(child.features, bindings), above):
+        for part in self.parts(child, bindings, above):
             part = self.renamed(part)
             agreed = unify(child.features, part.features, bindings)
             if agreed is not None and not phrase.lemmas & part.lemmas:
-                joined = _join(phrase, {**child.features, **part.features}, part)
+                joined = self.join(phrase, {**child.features, **part.features}, part, above)
                 yield from self.complete(joined, rest, agreed, above)
+
+    def parts(self, child: Category, bindings: Bindings, above: tuple[Rule, ...]) -> list[Phrase]:
+        """Return the phrases that a child may be, by the features known so far."""
+        return self.expand(child.symbol, _known(child.features, bindings), above)
+
+    def join(
+        self, phrase: Phrase, features: Features, part: Phrase, above: tuple[Rule, ...]
+    ) -> Phrase:
+        """Append `part`, which as a child of the phrase has these features."""
+        role = (features,) if "ROLE" in features else ()
+        return replace(
+            phrase,
+            words=phrase.words + part.words,
+            roles=phrase.roles + role + part.roles,
+            lemmas=phrase.lemmas | part.lemmas,
+        )
 
     def renamed(self, phrase: Phrase) -> Phrase:
         """Set the variables left in a phrase apart from those of every other phrase."""
         values = (v for each in (phrase.features, *phrase.roles) for v in each.values())
         left = {value for value in values if isinstance(value, Variable)}
         return _resolved(phrase, {one: Variable(f"#{next(self.fresh)}") for one in left})
+
+
+class _Counting(_Derivation):
+    """Counts phrases instead of making them: one stands for all that nothing tells apart.
+
+    That no lemma occurs twice is not looked at, so there may be fewer sentences.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        super().__init__(rules, frozenset())
+        written = [rule for each in rules.values() for rule in each if rule.lemma is None]
+        parts = [part for rule in written for part in (rule.category, *rule.children)]
+        categories = [part for part in parts if isinstance(part, Category)]
+        self.named = {name for category in categories for name in category.features}
+        self.steps = 0.0
+        self.left = _MAX_COUNTING
+
+    def expand(self, symbol: str, known: dict[str, Value], above: tuple[Rule, ...]) -> list[Phrase]:
+        key = symbol, frozenset(known.items())
+        if key not in self.phrases:
+            self.phrases[key] = _merged(super().expand(symbol, known, above), self.named)
+        return self.phrases[key]
+
+    def parts(self, child: Category, bindings: Bindings, above: tuple[Rule, ...]) -> list[Phrase]:
+        """Merge what the features of the child do not tell apart."""
+        return _merged(super().parts(child, bindings, above), child.features)
+
+    def join(
+        self, phrase: Phrase, features: Features, part: Phrase, above: tuple[Rule, ...]
+    ) -> Phrase:
+        """Count the pairs of what two phrases stand for."""
+        self.steps += phrase.count * part.count
+        self.left -= 1
+        if self.left < 0:
+            raise InputError(
+                f"{above[0].where}: the grammar has more than {_MAX_COUNTING:,} phrases that "
+                "differ in their features; expected fewer, or features that agree"
+            )
+        n_words = phrase.n_words * part.count + phrase.count * part.n_words
+        return replace(phrase, count=phrase.count * part.count, n_words=n_words)
+
+
+def _merged(phrases: list[Phrase], names: Collection[str]) -> list[Phrase]:
+    """Make one phrase of all that have the same features of these names."""
+    found: dict[tuple, Phrase] = {}
+    for phrase in phrases:
+        features = _numbered({n: v for n, v in phrase.features.items() if n in names})
+        n_words = phrase.n_words + phrase.count * len(phrase.words)
+        kind = tuple(sorted(features.items()))
+        equal = found.get(kind, Phrase(features, count=0.0))
+        found[kind] = replace(
+            equal, count=equal.count + phrase.count, n_words=equal.n_words + n_words
+        )
+    return list(found.values())
+
+
+def _numbered(features: Features) -> Features:
+    """Give the variables numbers, but other names than `renamed`: none may stand for itself."""
+    names = sorted(features)
+    left = dict.fromkeys(v for v in map(features.get, names) if isinstance(v, Variable))
+    number: dict[Any, Variable] = {variable: Variable(f"={i}") for i, variable in enumerate(left)}
+    return {name: number.get(features[name], features[name]) for name in names}
 
 
 def _resolve(value: Value | Variable, bindings: Bindings) -> Value | Variable:
@@ -189,17 +312,6 @@ def _resolved(phrase: Phrase, bindings: Bindings) -> Phrase:
 
     return replace(
         phrase, features=resolve(phrase.features), roles=tuple(map(resolve, phrase.roles))
-    )
-
-
-def _join(phrase: Phrase, features: Features, part: Phrase) -> Phrase:
-    """Append `part`, which as a child of the phrase has these features."""
-    role = (features,) if "ROLE" in features else ()
-    return replace(
-        phrase,
-        words=phrase.words + part.words,
-        roles=phrase.roles + role + part.roles,
-        lemmas=phrase.lemmas | part.lemmas,
     )
 
 

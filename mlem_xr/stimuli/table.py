@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import textwrap
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,30 +11,47 @@ import pandas as pd
 import xarray as xr
 
 from mlem_xr.schema import (
+    LABELS,
     MIN_SENTENCES,
     RESERVED,
     InputError,
     check_features,
+    is_name,
+    is_storable,
+    listed,
     plain_value,
+    shown,
     warn,
 )
 
 _MOST_LEVELS = 20
 """Different numbers of a feature that is a measurement rather than a class."""
 
+MAX_COLUMNS = 1000
+"""Features of a table; an analysis takes fewer of them."""
+
 _LONGEST_NAME = 200
 """Bytes of a feature's name; file systems have a limit of 255."""
 
 
 def from_dataframe(table: pd.DataFrame, *, name: str) -> xr.Dataset:
-    """Check a table and turn it into stimuli, as `read_stimuli` returns them."""
-    table = table.set_axis([str(column) for column in table.columns], axis=1)
+    """Check a table and turn it into stimuli, as `read_stimuli` returns them; warn of oddities."""
+    stimuli = checked(table, name=name)
+    warn_of_oddities(stimuli)
+    return stimuli
+
+
+def checked(table: pd.DataFrame, *, name: str) -> xr.Dataset:
+    """Check a table and turn it into stimuli, without a warning."""
+    table = table.set_axis([_column_name(column) for column in table.columns], axis=1)
     features = [column for column in table.columns if column != "sentence"]
     _check_table(table, features)
     coordinates = {"text": ("sentence", table["sentence"].astype(object).to_numpy())}
     for feature in features:
-        coordinates[feature] = ("sentence", values := _plain_values(table[feature]))
-        _warn_of_continuous(feature, values)
+        values = _plain_values(table[feature], f"stimuli: column {shown(feature)}")
+        if pd.isna(values).all():
+            raise InputError(f"stimuli: column {shown(feature)} is empty; expected values")
+        coordinates[feature] = ("sentence", values)
     stimuli = xr.Dataset(coords={"sentence": np.arange(len(table)), **coordinates})
     stimuli.attrs = {"stimuli": name, "features": features}
     stimuli.attrs["stimuli_hash"] = stimuli_hash(stimuli)
@@ -45,6 +62,19 @@ def to_dataframe(stimuli: xr.Dataset) -> pd.DataFrame:
     """Undo `from_dataframe`: a column `sentence`, then the features in order."""
     columns = {feature: stimuli[feature].values for feature in check_features(stimuli)}
     return pd.DataFrame({"sentence": stimuli["text"].values, **columns})
+
+
+def _column_name(column: Any) -> str:
+    name = plain_value(column)
+    if isinstance(name, bool) or not isinstance(name, str | int) or not is_storable(str(name)):
+        raise InputError(f"stimuli: a column is named {shown(column)}; expected a word")
+    return str(name)
+
+
+def feature_values(data: xr.Dataset, name: str) -> np.ndarray:
+    """Values of a feature, of whatever type, as `read_stimuli` would give them."""
+    values = np.asarray(data[name].values)
+    return _plain_values(pd.Series(values, dtype=values.dtype), f"features: {name!r}")
 
 
 def to_codes(values: np.ndarray) -> tuple[np.ndarray, list[Any]]:
@@ -74,7 +104,7 @@ def stimuli_hash(stimuli: xr.Dataset) -> str:
     for feature in stimuli.attrs["features"]:
         if feature not in stimuli.coords:
             continue
-        codes, levels = to_codes(stimuli[feature].values)
+        codes, levels = to_codes(feature_values(stimuli, feature))
         columns[feature] = [levels, codes.tolist()]
     return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:32]
 
@@ -86,6 +116,8 @@ def stimuli_attributes(data: xr.Dataset) -> dict[str, Any]:
     """
     if "text" not in data.coords or "stimuli" not in data.attrs:
         return {}
+    for row, sentence in enumerate(data["text"].values, 1):
+        _check_sentence(row, sentence)
     found = {"stimuli": data.attrs["stimuli"], "stimuli_hash": stimuli_hash(data)}
     if "unit" in data.dims:
         found["n_units"] = data.sizes["unit"]
@@ -93,13 +125,15 @@ def stimuli_attributes(data: xr.Dataset) -> dict[str, Any]:
 
 
 def _check_table(table: pd.DataFrame, features: list[str]) -> None:
-    columns = list(map(str, table.columns))
+    columns = list(table.columns)
     if "sentence" not in columns:
-        raise InputError(f"stimuli: no column 'sentence'; found: {', '.join(columns) or 'none'}")
+        raise InputError(f"stimuli: no column 'sentence'; found: {listed(columns)}")
+    if len(features) > MAX_COLUMNS:
+        raise InputError(f"stimuli: {len(features)} features; expected at most {MAX_COLUMNS}")
     if not features:
         raise InputError("stimuli: no features; expected at least one column beside 'sentence'")
     if len(set(columns)) < len(columns):
-        raise InputError(f"stimuli: some columns are named twice: {', '.join(columns)}")
+        raise InputError(f"stimuli: some columns are named twice: {listed(columns)}")
     reserved = RESERVED.intersection(features)
     if reserved:
         raise InputError(
@@ -109,14 +143,15 @@ def _check_table(table: pd.DataFrame, features: list[str]) -> None:
     unusable = [
         name
         for name in features
-        if name in ("", "zarr.json")
+        if not is_name(name)
+        or name == "zarr.json"
         or name.startswith((".", "__"))
-        or {"/", "\0"} & set(name)
+        or "/" in name
         or len(name.encode(errors="replace")) > _LONGEST_NAME
     ]
     if unusable:
         raise InputError(
-            f"stimuli: column {textwrap.shorten(repr(unusable[0]), 80)}; expected a name without "
+            f"stimuli: column {shown(unusable[0])}; expected a name without "
             f"'/' and of at most {_LONGEST_NAME} letters that starts with neither '.' nor '__'; "
             "rename it"
         )
@@ -125,10 +160,18 @@ def _check_table(table: pd.DataFrame, features: list[str]) -> None:
     text = table["sentence"]
     for row, sentence in enumerate(text, 1):
         _check_sentence(row, sentence)
-    repeated = int(text.duplicated().sum())
-    if repeated:
-        example = text[text.duplicated()].iloc[0]
-        warn(f"stimuli: {repeated} sentences repeat an earlier one, for example {example!r}")
+
+
+def warn_of_oddities(stimuli: xr.Dataset) -> None:
+    """Warn of sentences that repeat an earlier one, and of features that are measurements."""
+    text = pd.Series(stimuli["text"].values)
+    again = text[text.duplicated()]
+    if len(again):
+        warn(
+            f"stimuli: {len(again)} sentences repeat an earlier one, for example {again.iloc[0]!r}"
+        )
+    for feature in stimuli.attrs["features"]:
+        _warn_of_continuous(feature, stimuli[feature].values)
 
 
 def _warn_of_continuous(feature: str, values: np.ndarray) -> None:
@@ -141,42 +184,57 @@ def _warn_of_continuous(feature: str, values: np.ndarray) -> None:
 
 
 def _check_sentence(row: int, sentence: Any) -> None:
-    if sentence is None or sentence is pd.NA or sentence != sentence:
+    if sentence is None or sentence is pd.NA or sentence is np.nan:
         raise InputError(f"stimuli: the sentence in row {row} is empty")
     if not isinstance(sentence, str):
-        found = textwrap.shorten(repr(sentence), 80)
-        raise InputError(f"stimuli: the sentence in row {row} is {found}; expected text")
+        raise InputError(f"stimuli: the sentence in row {row} is {shown(sentence)}; expected text")
     if not sentence.strip():
         raise InputError(f"stimuli: the sentence in row {row} is empty")
-    try:
-        sentence.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"stimuli: the sentence in row {row} is no text: {error}") from error
+    if not is_storable(sentence):
+        raise InputError(f"stimuli: the sentence in row {row} is {shown(sentence)}; expected text")
 
 
-def _plain_values(column: pd.Series) -> np.ndarray:
+def _plain_values(column: pd.Series, where: str) -> np.ndarray:
     """Values of a column as bool, int64, float64 or object (strings, mixed)."""
-    if pd.api.types.is_complex_dtype(column):
-        raise InputError(
-            f"stimuli: column {column.name!r} holds complex numbers; "
-            "expected booleans, numbers or strings"
-        )
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
-    column = column.infer_objects()
     undefined = column.isna().to_numpy()
+    if column.dtype.kind not in "biuf":
+        for value in _distinct(column[~undefined].tolist()):
+            _check_level(value, where)
+        column = column.infer_objects()
     if pd.api.types.is_bool_dtype(column) and not undefined.any():
         return column.to_numpy(dtype=bool)
-    if pd.api.types.is_integer_dtype(column) and not undefined.any():
-        return column.to_numpy(dtype=np.int64)
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+    if column.dtype.kind in "iuf":
+        _check_range(column, where)
+        if column.dtype.kind != "f" and not undefined.any():
+            return column.to_numpy(dtype=np.int64)
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     values = column.astype(object).to_numpy().copy()
     values[undefined] = None
-    for value in values:
-        if not isinstance(value, bool | np.bool_ | int | float | np.number | str | None):
-            raise InputError(
-                f"stimuli: column {column.name!r} holds {value!r}; "
-                "expected booleans, numbers or strings"
-            )
     return values
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    """Leave out what was there before, where values can be compared: levels are few."""
+    try:
+        return [value for _, value in dict.fromkeys((type(value), value) for value in values)]
+    except Exception:
+        return values
+
+
+def _check_range(column: pd.Series, where: str) -> None:
+    largest = column.abs().max()
+    if largest == np.inf or (column.dtype.kind == "u" and largest > np.iinfo(np.int64).max):
+        raise InputError(f"{where} holds {largest}; expected finite numbers, below 2**63")
+
+
+def _check_level(value: Any, where: str) -> None:
+    match plain_value(value):
+        case str() as text if is_storable(text):
+            return
+        case int() as whole if abs(whole) < LABELS:
+            return
+        case float() as number if math.isfinite(number):
+            return
+    raise InputError(f"{where} holds {shown(value)}; expected booleans, numbers or strings")

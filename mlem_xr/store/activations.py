@@ -18,20 +18,21 @@ from mlem_xr.running.writing import whole
 from mlem_xr.schema import (
     ACTIVATION,
     CHECKPOINT,
-    FINAL_STEP,
-    LABELS,
     POOLINGS,
     REPRESENTATION,
     InputError,
-    check_integer,
-    check_model,
-    choose,
+    among,
+    check_seed,
+    check_step,
+    check_text,
+    listed,
     several,
     warn,
 )
+from mlem_xr.stimuli.files import check_stimuli
 from mlem_xr.store.address import store_path
 from mlem_xr.store.chunks import Chunks, as_dask
-from mlem_xr.store.features import are_intact, decode_features, write_features
+from mlem_xr.store.features import OF_STIMULI, are_intact, decode_features, write_features
 from mlem_xr.store.grid import (
     array_of,
     check_labels,
@@ -102,7 +103,8 @@ def create_store(
     'short.zarr'
     """
     path = store_path(store)
-    poolings = [choose("pooling", name, POOLINGS) for name in several("pooling", pooling)]
+    poolings = several("pooling", pooling, among(POOLINGS))
+    stimuli = check_stimuli(stimuli)
     if _holds(path, stimuli) and are_intact(_open_group(path, "r")):
         return path
     with locked(path):
@@ -151,9 +153,8 @@ def write_checkpoint(
         the store's, or if a layer holds NaN or infinite values.
     """
     path = _existing(store)
-    check_model(model)
-    seed = check_integer("seed", seed, below=LABELS)
-    step = check_integer("step", step, at_least=FINAL_STEP, below=LABELS)
+    check_text("model", model)
+    seed, step = check_seed("seed", seed), check_step("step", step)
     name = f"model={model}, seed={seed}, step={step}"
     activation = activation.transpose("pooling", "layer", "sentence", "unit")
     values = np.ascontiguousarray(activation.values, dtype=np.float32)
@@ -240,8 +241,12 @@ def missing_checkpoints(
     >>> missing_checkpoints("nowhere.zarr", model=["bert"], seed=[0, 1], step=[-1])
     [('bert', 0, -1), ('bert', 1, -1)]
     """
-    labels = {"model": model, "seed": seed, "step": step}
-    wanted = list(product(*(several(dim, values) for dim, values in labels.items())))
+    labels = [
+        several("model", model, check_text),
+        several("seed", seed, check_seed),
+        several("step", step, check_step),
+    ]
+    wanted = list(product(*labels))
     path = store_path(store)
     if not (path / "zarr.json").exists():
         return wanted
@@ -477,4 +482,7 @@ def _open_group(path: Path, mode: Any) -> zarr.Group:
         found = group.attrs.get("conventions")
     if found not in (FORMAT, OLDER):
         raise InputError(f"store: {path} has conventions {found!r}; expected {FORMAT!r}")
+    lost = [name for name in OF_STIMULI if name not in group.attrs]
+    if lost:
+        raise InputError(f"store: {path} is damaged: it has no attributes {listed(lost)}")
     return group

@@ -1,24 +1,17 @@
 """Where a store is."""
 
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from mlem_xr.schema import InputError
+from mlem_xr.schema import InputError, check_location
 
 
 def store_path(store: Any) -> Path:
     """Return the one path of a store, whatever links and names lead there."""
-    expected = "expected the path of a folder"
-    if not isinstance(store, str | PathLike) or not str(store).strip():
-        raise InputError(f"store: found {store!r}; {expected}")
-    text = str(store)
-    if "://" in text:
-        raise InputError(f"store: {text!r} is an address in an object store; {expected}")
-    try:
-        path = Path(text).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"store: {text!r} cannot be found ({error}); {expected}") from error
+    path = check_location("store", store, "the path of a folder").resolve()
     if path == path.parent:
-        raise InputError(f"store: {text!r} is the root of all folders; {expected} of its own")
+        raise InputError(f"store: '{path}' is the root of all folders; expected one of its own")
+    there = next(part for part in (path, *path.parents) if part.exists())
+    if not there.is_dir():
+        raise InputError(f"store: {there} is no folder; expected the path of one")
     return path

@@ -9,8 +9,11 @@ import xarray as xr
 import zarr
 
 from mlem_xr.schema import InputError, check_features
-from mlem_xr.stimuli.table import from_codes, stimuli_hash, to_codes
+from mlem_xr.stimuli.table import feature_values, from_codes, stimuli_hash, to_codes
 from mlem_xr.store.grid import create_array, create_labels, read_grid, reading
+
+OF_STIMULI = ("stimuli", "stimuli_hash", "features")
+"""Attributes of a store that its stimuli have."""
 
 
 def write_features(group: zarr.Group, stimuli: xr.Dataset) -> None:
@@ -22,18 +25,12 @@ def write_features(group: zarr.Group, stimuli: xr.Dataset) -> None:
     text = create(group, "text", dtype=str, fill_value="")
     text[:] = stimuli["text"].values.astype(object)
     for feature in features:
-        values = stimuli[feature].values
+        values = feature_values(stimuli, feature)
         codes, levels = to_codes(values)
         array = create(group, feature, dtype=np.int32, fill_value=-1)
         array.attrs["coding"] = json.dumps({"levels": levels, "dtype": str(values.dtype)})
         array[:] = codes
-    group.attrs.update(
-        {
-            "stimuli": stimuli.attrs["stimuli"],
-            "stimuli_hash": stimuli.attrs["stimuli_hash"],
-            "features": features,
-        }
-    )
+    group.attrs.update({name: stimuli.attrs[name] for name in OF_STIMULI} | {"features": features})
 
 
 def decode_features(data: xr.Dataset, store: Any) -> xr.Dataset:
@@ -54,11 +51,16 @@ def decode_features(data: xr.Dataset, store: Any) -> xr.Dataset:
 
 
 def are_intact(group: zarr.Group) -> bool:
-    """Say whether sentences and features are those that were written."""
+    """Say whether sentences and features are those that were written.
+
+    A disk that is away is no damage: its error is raised.
+    """
     features: Any = group.attrs["features"]
     try:
         decode_features(read_grid(group, names=["text", *features]), group.store_path)
-    except InputError:
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return False
     return True
 

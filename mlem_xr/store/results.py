@@ -20,7 +20,7 @@ import zarr
 from mlem_xr.analyses import ANALYSES
 from mlem_xr.analyses.layers import NET
 from mlem_xr.running.progress import say
-from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError, choose, warn
+from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError, check_bool, choose, warn
 from mlem_xr.store.activations import open_store
 from mlem_xr.store.chunks import Chunks, as_dask
 from mlem_xr.store.grid import array_of, check_labels, dims_of
@@ -85,6 +85,7 @@ def save_results(
         ...
     mlem_xr.schema.InputError: result: no attribute 'analysis'; expected what an analysis returned
     """
+    progress = check_bool("progress", progress)
     status = write_results(result, store, refresh=refresh, progress=progress)
     found = _counted(status["status"])
     say(f"{result.attrs['analysis']}: {found}", shown=progress)
@@ -139,7 +140,8 @@ def open_results(
         ...
     mlem_xr.schema.InputError: store: there is no store at nowhere.zarr
     """
-    record = ANALYSES[choose("analysis", analysis, ANALYSES)]
+    analysis = choose("analysis", analysis, ANALYSES)
+    record = ANALYSES[analysis]
     net = choose("layer", layer, (None, NET)) == NET
     activations = open_store(store)
     saved = [
@@ -186,6 +188,7 @@ def list_results(store: str | Path, *, detail: bool = False) -> pd.DataFrame:
         ...
     mlem_xr.schema.InputError: store: there is no store at nowhere.zarr
     """
+    detail = check_bool("detail", detail)
     activations = open_store(store)
     rows: list[dict[Any, Any]] = []
     for group in all_groups(Path(activations.attrs["store"])):

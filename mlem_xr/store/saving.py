@@ -17,7 +17,17 @@ from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.analyses.layers import UNIT_LABELS, concatenate_layers
 from mlem_xr.running.executor import compute_together, n_workers, run_tasks
 from mlem_xr.running.progress import progress_bar
-from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError, choose
+from mlem_xr.schema import (
+    CHECKPOINT,
+    REPRESENTATION,
+    InputError,
+    among,
+    check_dataset,
+    check_dimensions,
+    choose,
+    several,
+    shown,
+)
 from mlem_xr.store.activations import locate, open_store
 from mlem_xr.store.address import store_path
 from mlem_xr.store.grid import (
@@ -91,13 +101,7 @@ def write_results(
         "skipped" (it was current), "not recorded", or "not available" (derived from saved results
         that are missing or stale).
     """
-    for key in IDENTITY:
-        if key not in result.attrs:
-            raise InputError(
-                f"result: no attribute {key!r}; expected what an analysis returned"
-                + (" for an opened store" if key == "stimuli_hash" else "")
-            )
-    analysis = ANALYSES[choose("analysis", result.attrs["analysis"], ANALYSES)]
+    analysis = _analysis_of(result)
     again = _is_refreshed(analysis, refresh)
     path = store_of(result, store)
     activations = activations_of(open_store(path), result.attrs["settings"])
@@ -110,6 +114,27 @@ def write_results(
         amount = n_units if "unit" in result.dims else n_units > 0
         _compute(result, path, activations, todo, amount, progress=progress)
     return status.reset_index(drop=True)
+
+
+def _analysis_of(result: Any) -> Analysis:
+    """Return the analysis that a result is of; refuse what does not say so, with its settings."""
+    check_dataset("result", result)
+    for key in IDENTITY:
+        if key not in result.attrs:
+            raise InputError(
+                f"result: no attribute {key!r}; expected what an analysis returned"
+                + (" for an opened store" if key == "stimuli_hash" else "")
+            )
+    analysis = ANALYSES[choose("result: its analysis", result.attrs["analysis"], ANALYSES)]
+    settings = result.attrs["settings"]
+    try:
+        analysis.options(**{name: settings[name] for name in analysis.options.names()})
+    except (InputError, TypeError, LookupError) as error:
+        raise InputError(
+            f"result: its settings are {shown(settings)} ({error}); "
+            f"expected those of {analysis.name}"
+        ) from error
+    return analysis
 
 
 def store_of(result: xr.Dataset, store: str | Path | None) -> Path:
@@ -141,22 +166,24 @@ def _marks(path: Path, result: xr.Dataset) -> xr.DataArray:
 
 
 def _is_refreshed(analysis: Analysis, refresh: Iterable[str]) -> bool:
-    names = [refresh] if isinstance(refresh, str) else refresh
-    again = {stage for name in names for stage in REFRESH[choose("refresh", name, REFRESH)]}
+    names = several("refresh", refresh, among(REFRESH), empty=True)
+    again = {stage for name in names for stage in REFRESH[name]}
     return analysis.stage in again
 
 
 def _all_dimensions(result: xr.Dataset) -> xr.Dataset:
     """Give back the dimensions of a representation that a selection turned into scalars."""
+    for name in (*REPRESENTATION, "fingerprint"):
+        if name not in result.coords:
+            raise InputError(f"result: no coordinate {name!r}; expected what an analysis returned")
     for dim in reversed(REPRESENTATION):
-        if dim not in result.coords:
-            raise InputError(f"result: no coordinate {dim!r}; expected what an analysis returned")
         if dim not in result.dims:
             result = result.expand_dims(dim)
     for name, dims in (("fingerprint", CHECKPOINT), ("computed_from", REPRESENTATION)):
         if name in result.coords:
             missing = [dim for dim in dims if dim not in result[name].dims]
-            result[name] = result[name].expand_dims(missing).transpose(*dims)
+            whole = result[name].expand_dims(missing).transpose(*dims)
+            result = result.assign_coords({name: whole})
     return result.map(lambda variable: variable.transpose(*REPRESENTATION, ...), keep_attrs=True)
 
 
@@ -223,6 +250,17 @@ def _check_whole(result: xr.Dataset, activations: xr.Dataset) -> None:
             f"{', '.join(sorted(map(str, missing))) or 'no variable'}; expected {expected.sizes}: "
             "select models, seeds, steps, poolings and layers only"
         )
+    features = result.attrs.get("features")
+    if "feature" in result.dims and result["feature"].values.tolist() != features:
+        raise InputError(f"result: its features have other labels; expected {shown(features)}")
+    for variable in result.values():
+        check_dimensions("result", variable)
+        if variable.dtype.kind not in FILL:
+            raise InputError(
+                f"result: {variable.name!r} has dtype {variable.dtype}; expected numbers"
+            )
+    for dim in ("pooling", "layer"):
+        several(f"result: {dim}", result[dim].values, among(activations[dim].values.tolist()))
 
 
 def _compute(

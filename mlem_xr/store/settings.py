@@ -6,18 +6,18 @@ from typing import Any
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.analyses.options import plain
 from mlem_xr.running.progress import say
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError, among, check_integer, choose, several, shown
 from mlem_xr.store.identity import VERSION
 
 _OF_THE_LAYERS = ("layers", "n_units")
 """Settings of results of concatenated layers."""
 
 
-def named(analysis: Analysis, given: Mapping[str, Any]) -> dict[str, Any]:
+def named(analysis: Analysis, given: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """Bring settings that a caller names into the form in which they are saved.
 
     Options; `features`, `layers` and `n_units`; and, under the name of the argument, a mapping of
-    settings of the result that the analysis started from.
+    settings of the result that the analysis started from. `now` is what the store holds.
     """
     options, source = analysis.options.names(), analysis.source
     known = [*options, *_OF_THE_LAYERS]
@@ -29,14 +29,19 @@ def named(analysis: Analysis, given: Mapping[str, Any]) -> dict[str, Any]:
         if name in options:
             found[name] = plain(analysis.options.checked(name, value))
         elif source is not None and name == source.argument:
-            if not isinstance(value, Mapping):
-                raise InputError(f"{name}: found {value!r}; expected a mapping of its settings")
-            of = ANALYSES[value.get("analysis", source.analysis)]
+            if not isinstance(value, dict):
+                raise InputError(
+                    f"{name}: found {shown(value)}; expected a mapping of its settings"
+                )
+            of = ANALYSES[
+                choose(f"{name}: analysis", value.get("analysis", source.analysis), ANALYSES)
+            ]
             nested = {k: v for k, v in value.items() if k != "analysis"}
-            found[name] = {"analysis": of.name} | named(of, nested)
-        else:
-            found[name] = [value] if isinstance(value, str) else plain(value)
-            found[name] = list(found[name]) if name != "n_units" else value
+            found[name] = {"analysis": of.name} | named(of, nested, now)
+        elif name == "n_units":
+            found[name] = check_integer(name, value, at_least=1)
+        elif value is not None:
+            found[name] = several(name, value, among(now[name]), twice=False)
     return found
 
 
@@ -55,7 +60,7 @@ def find(
     choice, what the store holds `now` is meant. Raises `InputError` if there is no such result, or
     several are as good.
     """
-    wanted = named(analysis, given)
+    wanted = named(analysis, given, now)
     expected = _expected(analysis, wanted, now)
     usual = _expected(analysis, wanted, now, with_source=True)
     settings = [about["settings"] for about in saved]

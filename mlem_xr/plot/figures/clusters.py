@@ -6,12 +6,12 @@ import holoviews as hv
 import numpy as np
 import xarray as xr
 
-from mlem_xr.plot.frames import expanded, fixed, variable
+from mlem_xr.plot.frames import expanded, filled, fixed, variable
 from mlem_xr.plot.lines import draw_dots
 from mlem_xr.plot.looks import Palette, Rename, looks_of_features
 from mlem_xr.plot.style import LABELS
 from mlem_xr.plot.units import over_units
-from mlem_xr.schema import InputError
+from mlem_xr.schema import InputError, check_bool, shown
 
 
 def clusters(
@@ -63,7 +63,9 @@ def clusters(
     >>> frame.Points.I["tense"].dframe().value.tolist(), frame.label
     ([0.5], '1 of 3 units, mean and quartiles')
     """
+    log = check_bool("log", log)
     importance = expanded(over_units(univariate, "importance"), "feature")
+    looks = looks_of_features(univariate, palette, rename)
     numbers = _numbers(cluster)
     try:
         importance, numbers = xr.align(importance, numbers, join="exact")
@@ -87,7 +89,6 @@ def clusters(
             "units": (numbers >= 0).sum("unit"),
         }
     )
-    looks = looks_of_features(univariate, palette, rename)
     title = fixed(importance, ("unit", "feature"), looks)
 
     def words(frame: xr.Dataset) -> str:
@@ -115,4 +116,8 @@ def _numbers(cluster: xr.DataArray | xr.Dataset) -> xr.DataArray:
     if not isinstance(cluster, xr.DataArray) or "unit" not in cluster.dims:
         found = getattr(cluster, "dims", type(cluster).__name__)
         raise InputError(f"cluster: expected a DataArray with a dimension 'unit', found {found}")
-    return cluster.compute()
+    numbers = filled(cluster.rename("cluster").compute(), argument="cluster")
+    broken = numbers.values[numbers.values % 1 > 0]
+    if broken.size:
+        raise InputError(f"cluster: found {shown(broken[0])}; expected whole numbers")
+    return numbers

@@ -8,10 +8,10 @@ import xarray as xr
 
 from mlem_xr.plot.errors import Errorbar, Summary, summarized
 from mlem_xr.plot.figures.feature_importance import UNITS, Units, importance_of
-from mlem_xr.plot.frames import expanded, leading, named, refuse
-from mlem_xr.plot.lines import Profile, draw_profile, value_limits
+from mlem_xr.plot.frames import expanded, features_to_draw, refuse
+from mlem_xr.plot.lines import AXES, Profile, draw_profile, value_limits
 from mlem_xr.plot.looks import Looks, Palette, Rename, looks_of_features
-from mlem_xr.schema import REPRESENTATION, InputError, choose
+from mlem_xr.schema import REPRESENTATION, InputError, check_text, choose, listed, values_of
 
 
 def compare(
@@ -63,7 +63,7 @@ def compare(
     >>> list(figure)[2].Points.I["tense"].dframe().value.tolist()
     [0.25, 0.0]
     """
-    choose("x", x, ("layer", "step"))
+    x, units = choose("x", x, AXES), choose("units", units, UNITS)
     sources = {"first": first, "second": second}
     given = [_values(result, units, x, argument) for argument, result in sources.items()]
     called = _names(names, *given)
@@ -84,7 +84,8 @@ def compare(
         look.own,
         look.names,
     )
-    chosen, note = _chosen(summaries[:2], top, features, x)
+    means = xr.concat([summary.table["mean"] for summary in summaries[:2]], "side")
+    chosen, note = features_to_draw(means, top, features, within=(x,))
     common = _common_limits(summaries[:2], chosen)
     titles = (*called, f"{called[0]} − {called[1]}")
     figures = []
@@ -127,22 +128,15 @@ def _without_labels(values: xr.DataArray, x: str) -> xr.DataArray:
 
 def _names(names: Any, a: xr.DataArray, b: xr.DataArray) -> tuple[str, str]:
     if names is not None:
-        if isinstance(names, str) or len(names) != 2:
-            raise InputError(f"names: found {names!r}; expected two")
-        return str(names[0]), str(names[1])
+        found = [check_text("names", name) for name in values_of("names", names)]
+        if len(found) != 2:
+            raise InputError(f"names: found {listed(found)}; expected two")
+        return found[0], found[1]
     for dim in REPRESENTATION:
         labels = [v[dim].values.reshape(-1) for v in (a, b) if dim in v.coords]
         if len(labels) == 2 and all(v.size == 1 for v in labels) and labels[0] != labels[1]:
             return str(labels[0][0]), str(labels[1][0])
     return "first", "second"
-
-
-def _chosen(
-    summaries: list[Summary], top: int, features: Iterable[str] | None, x: str
-) -> tuple[list, str]:
-    means = xr.concat([s.table["mean"] for s in summaries], "side")
-    asked = named("feature", features, means["feature"].values.tolist())
-    return leading(means, "feature", top, (x,)) if asked is None else (asked, "")
 
 
 def _common_limits(summaries: list[Summary], chosen: list) -> tuple[float, float]:

@@ -45,7 +45,9 @@ def correlation(correlations: xr.DataArray, *, rename: Rename = None) -> hv.Over
     >>> correlation(matrix).Rectangles.I.dframe().correlation.tolist()
     [1.0, -0.2, -0.2, 1.0]
     """
-    correlations = _renamed(_checked(correlations), looks((), None, rename))
+    correlations = _checked(correlations)
+    order = dict.fromkeys(name for dim in correlations.dims for name in correlations[dim].values)
+    correlations = _renamed(correlations, looks(order, None, rename))
     table = correlations.rename("correlation").to_dataframe().reset_index()
     rows, columns = np.indices(correlations.shape).reshape(2, -1)
     table = table.assign(

@@ -7,8 +7,8 @@ import holoviews as hv
 import xarray as xr
 
 from mlem_xr.plot.errors import Errorbar, summarized
-from mlem_xr.plot.frames import expanded, leading, named, refuse, variable
-from mlem_xr.plot.lines import Profile, draw_profile, value_limits
+from mlem_xr.plot.frames import expanded, features_to_draw, refuse, std_error_of, variable
+from mlem_xr.plot.lines import AXES, Profile, draw_profile, value_limits
 from mlem_xr.plot.looks import Palette, Rename, looks_of_features
 from mlem_xr.schema import choose
 
@@ -60,16 +60,13 @@ def decoding(
     >>> decoding(result).Points.I["number"].dframe().value.tolist()
     [0.5, 0.6]
     """
-    choose("x", x, ("layer", "step"))
+    x = choose("x", x, AXES)
     values = variable(result, "auc")
     refuse(values, ["unit", "k"], "expected the result of decoding_baseline")
     values = expanded(values, x, "feature")
-    error = expanded(result["std_error"].compute(), x, "feature") if "std_error" in result else None
-    summary = summarized(values, error, errorbar)
-    means = summary.table["mean"]
-    chosen, note = named("feature", features, means["feature"].values.tolist()), ""
-    if chosen is None:
-        chosen, note = leading(means, "feature", top, (x,))
+    error = std_error_of(result)
+    summary = summarized(values, None if error is None else expanded(error, x, "feature"), errorbar)
+    chosen, note = features_to_draw(summary.table["mean"], top, features, within=(x,))
     low, high = value_limits(summary.table.sel(feature=chosen), False)
     return draw_profile(
         Profile(

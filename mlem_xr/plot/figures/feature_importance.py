@@ -6,13 +6,13 @@ from typing import Literal
 import holoviews as hv
 import xarray as xr
 
-from mlem_xr.plot.errors import Errorbar, Summary, summarized
+from mlem_xr.plot.errors import Errorbar, summarized
 from mlem_xr.plot.figures.decoding import AUC, AUC_LIMITS
-from mlem_xr.plot.frames import alike, expanded, leading, named, refuse, variable
-from mlem_xr.plot.lines import Profile, Second, draw_profile
+from mlem_xr.plot.frames import alike, expanded, features_to_draw, refuse, std_error_of, variable
+from mlem_xr.plot.lines import AXES, Profile, Second, draw_profile
 from mlem_xr.plot.looks import Palette, Rename, looks_of_features
 from mlem_xr.plot.style import LABELS
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError, check_bool, choose
 
 Units = Literal["mse", "r2"]
 
@@ -97,7 +97,8 @@ def feature_importance(
     >>> feature_importance(result, top=1).Points.I["tense"].dframe().value.tolist()
     [0.02, 0.01]
     """
-    choose("x", x, ("layer", "step"))
+    x, log = choose("x", x, AXES), check_bool("log", log)
+    units = choose("units", units, UNITS)
     values, std_error = importance_of(result, units)
     refuse(values, ["unit"], "draw it with unit_distribution or select one unit")
     refuse(values, ["k"], "draw it with top_k or select one k")
@@ -105,7 +106,7 @@ def feature_importance(
     summary = summarized(
         values, None if std_error is None else expanded(std_error, x, "feature"), errorbar
     )
-    chosen, note = features_to_draw(summary, top, features, within=(x,))
+    chosen, note = features_to_draw(summary.table["mean"], top, features, within=(x,))
     return draw_profile(
         Profile(
             summary=summary,
@@ -126,25 +127,16 @@ def feature_importance(
 def importance_of(result: xr.Dataset, units: Units) -> tuple[xr.DataArray, xr.DataArray | None]:
     """Return importance and, if there is one, its standard error, in the units asked for."""
     values = variable(result, "importance")
-    error = result["std_error"].compute() if "std_error" in result.data_vars else None
-    if choose("units", units, UNITS) == "mse":
+    error = std_error_of(result)
+    if units == "mse":
         return values, error
     if "variance" not in result.data_vars:
         raise InputError(
             "units: 'r2' needs the variable 'variance' of the target; compute the result again "
             "with this version (refresh), or use 'mse'"
         )
-    variance = result["variance"].compute()
+    variance = variable(result, "variance")
     return (values / variance).rename("importance"), None if error is None else error / variance
-
-
-def features_to_draw(
-    summary: Summary, top: int, features: Iterable[str] | None, within: tuple[str, ...]
-) -> tuple[list, str]:
-    """Return the features to draw, and a note if there are more."""
-    means = summary.table["mean"]
-    asked = named("feature", features, means["feature"].values.tolist())
-    return leading(means, "feature", top, within) if asked is None else (asked, "")
 
 
 def _auc(decoding: xr.Dataset, values: xr.DataArray, x: str) -> Second:

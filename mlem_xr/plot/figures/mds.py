@@ -21,7 +21,7 @@ from mlem_xr.plot.looks import (
     looks,
 )
 from mlem_xr.plot.style import BACKENDS, overlay_of, styled
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError, among, choose, listed, several
 
 UNDEFINED = "undefined"
 
@@ -100,7 +100,7 @@ def mds(
     values = _positions(result)
     known = [str(n) for n, c in values.coords.items() if c.dims == ("sentence",)]
     wanted = _features(color, hierarchy, known)
-    look = looks((), None, rename)
+    look = looks(known, palette, rename)
     title = fixed(values, ("sentence", "axis"), look)
     names = [n for n in dict.fromkeys([*wanted, "text"]) if n in known]
     table = values.to_dataset(name="position")
@@ -153,10 +153,10 @@ def _features(color: str | None, hierarchy: Iterable[str] | None, known: list[st
         return [] if color is None else [choose("color", color, known)]
     if color is not None:
         raise InputError("color: found together with hierarchy; expected one of them")
-    names = [hierarchy] if isinstance(hierarchy, str) else list(dict.fromkeys(hierarchy))
+    names = several("hierarchy", hierarchy, among(known), empty=True)
     if not 1 <= len(names) <= 3:
-        raise InputError(f"hierarchy: found {names}; expected one to three features")
-    return [choose("hierarchy", name, known) for name in names]
+        raise InputError(f"hierarchy: found {listed(names)}; expected one to three features")
+    return names
 
 
 def _positions(result: xr.Dataset | xr.DataArray) -> xr.DataArray:

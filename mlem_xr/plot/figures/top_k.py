@@ -9,12 +9,11 @@ import pandas as pd
 import xarray as xr
 
 from mlem_xr.plot.errors import Errorbar, summarized
-from mlem_xr.plot.figures.feature_importance import features_to_draw
-from mlem_xr.plot.frames import expanded, refuse, variable
+from mlem_xr.plot.frames import expanded, features_to_draw, refuse, std_error_of, variable
 from mlem_xr.plot.lines import Profile, draw_profile
 from mlem_xr.plot.looks import Looks, Palette, Rename, looks, looks_of_features
 from mlem_xr.plot.style import LABELS, overlay_of
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError, check_bool, choose
 
 _MOST_LABELS = 6
 """Most lines whose best k is written beside its mark; of others it shows when hovering."""
@@ -74,18 +73,19 @@ def top_k(
     >>> figure.Points.I[2].dframe().r2.tolist(), figure.Best.I.dframe().k.tolist()
     ([0.4, 0.2], [8, 1])
     """
-    values = variable(result, choose("show", show, LABELS))
+    show, log = choose("show", show, LABELS), check_bool("log", log)
+    values = variable(result, show)
     refuse(values, ["unit"], "expected the result of top_unit_importance")
     if "k" not in values.coords:
         found = tuple(values.coords)
         raise InputError(f"result: {show!r} has no coordinate 'k'; found: {found}")
     by = "feature" if show == "importance" else "layer"
     values = expanded(values, "k", by)
-    error = result["std_error"].compute() if by == "feature" and "std_error" in result else None
+    error = std_error_of(result) if by == "feature" else None
     summary = summarized(values, None if error is None else expanded(error, "k", by), errorbar)
     if by == "feature":
         look = looks_of_features(result, palette, rename)
-        lines, note = features_to_draw(summary, top, features, within=("k",))
+        lines, note = features_to_draw(summary.table["mean"], top, features, within=("k",))
     else:
         look = looks(values["layer"].values.tolist(), palette, rename)
         lines, note = values["layer"].values.tolist(), ""

@@ -9,11 +9,11 @@ import pandas as pd
 import xarray as xr
 
 from mlem_xr.plot.axes import Axis, axis_of, foot_of, linear_limits, log_limits
-from mlem_xr.plot.frames import alike, expanded, figure_of, fixed, leading, named, variable
+from mlem_xr.plot.frames import alike, expanded, features_to_draw, figure_of, fixed, variable
 from mlem_xr.plot.looks import COLORS, Looks, Palette, Rename, looks, looks_of_features
 from mlem_xr.plot.style import LABELS, overlay_of, styled
 from mlem_xr.plot.units import over_units
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError, check_bool, choose
 
 _MOST_COUNTS = 28
 """Most boxes beside which numbers are written; of others they show when hovering."""
@@ -84,14 +84,12 @@ def unit_distribution(
     >>> unit_distribution(scan, show="r2").Boxes.I["units"].dframe()["median"].tolist()
     [0.2, 0.30000000000000004]
     """
-    values = expanded(over_units(univariate, choose("show", show, LABELS)), "layer")
+    show, log = choose("show", show, LABELS), check_bool("log", log)
+    values = expanded(over_units(univariate, show), "layer")
     note = ""
     if show == "importance":
         values = expanded(values, "feature")
-        asked = named("feature", features, values["feature"].values.tolist())
-        chosen, note = (
-            leading(values, "feature", top, ("layer", "unit")) if asked is None else (asked, "")
-        )
+        chosen, note = features_to_draw(values, top, features, within=("layer", "unit"))
         look = looks_of_features(univariate, palette, rename)
         by = "feature"
     else:

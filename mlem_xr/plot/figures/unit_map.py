@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 
 from mlem_xr.plot.axes import log_limits
-from mlem_xr.plot.frames import expanded, figure_of, fixed, leading, named
+from mlem_xr.plot.frames import expanded, features_to_draw, figure_of, fixed
 from mlem_xr.plot.looks import Looks, Rename, looks_of_features
 from mlem_xr.plot.style import LABELS, styled
 from mlem_xr.plot.units import over_units
-from mlem_xr.schema import check_integer, choose
+from mlem_xr.schema import check_bool, check_integer, choose
 
 _MOST_TICKS = 12
 
@@ -69,13 +69,12 @@ def unit_map(
     [[0.1, 0.3], [0.2, 0.4]]
     """
     columns = check_integer("columns", columns, at_least=1)
-    values = _by_layer(over_units(univariate, choose("show", show, LABELS)))
+    show, log = choose("show", show, LABELS), check_bool("log", log)
+    values = _by_layer(over_units(univariate, show))
     note = ""
     if show == "importance":
         values = expanded(values, "feature")
-        chosen = named("feature", features, values["feature"].values.tolist())
-        if chosen is None:
-            chosen, note = leading(values, "feature", top, ("layer", "unit"))
+        chosen, note = features_to_draw(values, top, features, within=("layer", "unit"))
         values = values.sel(feature=chosen)
     look = looks_of_features(univariate, None, rename)
     values, neighbors = _narrow(values, columns)
