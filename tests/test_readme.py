@@ -160,7 +160,11 @@ def test_every_link_in_the_documentation_leads_somewhere():
     assert len(found) > 10
     for page, target in found:
         folder = ROOT if page == "README.md" else ROOT / "docs"
-        assert target.startswith("https://") or (folder / target).exists(), target
+        file, _, section = target.partition("#")
+        assert target.startswith("https://") or (folder / file).exists(), target
+        if section and file:
+            headings = re.findall(r"^#+ (.+)$", (folder / file).read_text(), flags=re.MULTILINE)
+            assert section in [heading.lower().replace(" ", "-") for heading in headings], target
 
 
 def test_every_file_that_the_documentation_names_exists():
