@@ -28,6 +28,7 @@ templates_path = ["templates"]
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!mlem_xr\b).*")]
 default_role = "py:obj"
+smartquotes = False
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

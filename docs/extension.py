@@ -48,6 +48,7 @@ class Commands(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Parse the text of `commands`."""
+        self.env.note_reread()
         return self.parse_text_to_nodes(commands(), allow_section_headings=True)
 
 
@@ -56,6 +57,7 @@ class Gallery(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Parse the text of `gallery`."""
+        self.env.note_reread()
         return self.parse_text_to_nodes(gallery())
 
 

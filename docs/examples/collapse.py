@@ -68,7 +68,7 @@ def _pairs(axes: Any, pattern: np.ndarray) -> None:
         square = plt.Rectangle((j, i), 1, 1, facecolor=COLORS[p], edgecolor="white", linewidth=2)
         axes.add_patch(square)
         axes.text(j + 0.5, i + 0.5, "y", fontsize=10, style="italic", ha="center", va="center")
-    axes.text(0, 5.4, "each has a\ntarget y", fontsize=9, va="center")
+    axes.text(0.3, 4.3, "each pair has\na target y", fontsize=9, va="center")
 
 
 def _patterns(axes: Any, pattern: np.ndarray) -> None:
