@@ -35,6 +35,8 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"
 nb_execution_mode = "off"
 nb_merge_streams = True
+# Figures bring a form for JupyterLab too, which pages leave aside.
+suppress_warnings = ["mystnb.unknown_mime_type"]
 
 autosummary_generate = True
 autodoc_typehints = "none"

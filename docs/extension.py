@@ -9,7 +9,7 @@ from typing import Any
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
-from pages import commands, copy_notebooks, gallery
+from pages import commands, gallery, prepare
 from pygments.lexers.special import TextLexer
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -80,5 +80,5 @@ def setup(sphinx: Sphinx) -> dict[str, bool]:
     sphinx.add_directive("gallery", Gallery)
     for name in ("csv", "fcfg"):
         sphinx.add_lexer(name, TextLexer)
-    sphinx.connect("config-inited", lambda *_: copy_notebooks())
+    sphinx.connect("config-inited", lambda *_: prepare())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

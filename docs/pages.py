@@ -97,14 +97,20 @@ def _picture(name: str, cells: list[dict[str, Any]]) -> str | None:
     return f"images/{PICTURES[name]}.png" if name in PICTURES else None
 
 
-def copy_notebooks() -> None:
-    """Put the notebooks where Sphinx reads them; those that have not changed stay as they are."""
+def prepare() -> None:
+    """Put the notebooks where Sphinx reads them, and leave nothing of a former build.
+
+    Notebooks that have not changed stay as they are, so that they are not read again.
+    """
+    shutil.rmtree(DOCS / "generated", ignore_errors=True)
     COPIES.mkdir(exist_ok=True)
     wanted = {path.name: path for path in notebooks()}
     for copy in COPIES.iterdir():
         if copy.name not in wanted:
             copy.unlink()
     for name, path in wanted.items():
+        # From where the copies are, the pages are a folder nearer.
+        text = path.read_text().replace("](../docs/", "](../")
         copy = COPIES / name
-        if not copy.exists() or copy.read_bytes() != path.read_bytes():
-            shutil.copyfile(path, copy)
+        if not copy.exists() or copy.read_text() != text:
+            copy.write_text(text)

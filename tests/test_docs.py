@@ -137,7 +137,10 @@ def test_a_notebook_has_a_card_with_a_picture_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "DOCS", tmp_path)
     monkeypatch.setattr(pages, "COPIES", tmp_path / "copies")
     assert "none yet" in pages.gallery()
-    opening = {"cell_type": "markdown", "source": ["# Training\n", "\n", "What one learns."]}
+    opening = {
+        "cell_type": "markdown",
+        "source": ["# Training\n", "\n", "What one learns. [More](../docs/method.md)"],
+    }
     drawing = {"cell_type": "code", "source": [], "outputs": [{"data": {"image/png": "aGk="}}]}
     for name in ("own", "walkthrough"):
         (tmp_path / f"{name}.ipynb").write_text(json.dumps({"cells": [opening, drawing]}))
@@ -145,9 +148,10 @@ def test_a_notebook_has_a_card_with_a_picture_of_its_own(tmp_path, monkeypatch):
     assert text.index("notebooks/walkthrough") < text.index("notebooks/own")
     assert text.count("Training") == 2 and text.count("What one learns.") == 2
     assert (tmp_path / "generated" / "own.png").read_bytes() == b"hi"
-    pages.copy_notebooks()
+    pages.prepare()
+    assert "[More](../method.md)" in (tmp_path / "copies" / "own.ipynb").read_text()
     (tmp_path / "own.ipynb").unlink()
-    pages.copy_notebooks()
+    pages.prepare()
     assert [path.name for path in (tmp_path / "copies").iterdir()] == ["walkthrough.ipynb"]
 
 
