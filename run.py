@@ -1,4 +1,4 @@
-"""Set up and run: `python3 run.py demo`, or `python3 run.py test` and arguments for pytest.
+"""Set up and run: `python3 run.py demo`, `docs`, or `test` and arguments for pytest.
 
 Needs Python and its standard library alone. What mlem_xr needs goes into virtual environments
 beside this file, once: again only after what they are made of has changed.
@@ -60,9 +60,21 @@ def test(*arguments: str) -> None:
     run(found / "pytest", "-n", "auto", "--dist", "loadfile", *arguments)
 
 
+def docs() -> None:
+    """Run the notebooks, and build the documentation with them into docs/_build/html."""
+    found = programs(".venv", "-e .[docs]", WEIGHTS)
+    notebooks = ROOT / "notebooks" / "run.py"
+    if notebooks.exists():
+        run(found / "python", notebooks, "--check")
+    build = ("-b", "html", "--fail-on-warning", "--keep-going")
+    run(found / "sphinx-build", *build, "docs", "docs/_build/html")
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["demo"]:
         demo()
+    elif sys.argv[1:] == ["docs"]:
+        docs()
     elif sys.argv[1:2] == ["test"]:
         test(*sys.argv[2:])
     else:

@@ -66,7 +66,7 @@ def cluster_units(
     """Group the units of each layer by the features that they carry.
 
     A unit is a row of importances v_k, one per feature k, with v_k = 0 where its p-value, corrected
-    over the units of the representation, is above `alpha`. The rows, scaled to
+    over the units of the representation, is above `alpha`. The rows, scaled to ::
 
         relative    v_k / R2, 0 where R2 <= 0 or undefined
         zscore      (v_k - mean over units) / (standard deviation over units)

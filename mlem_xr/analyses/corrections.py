@@ -49,7 +49,7 @@ CORRECTION = Analysis(
 def correct_p_values(result: xr.Dataset, *, method: Correction = "fdr") -> xr.Dataset:
     """Correct the p-values of each feature and representation for the number of units tested.
 
-    With the p-values of n units sorted, p_1 <= ... <= p_n, the corrected ones are
+    With the p-values of n units sorted, p_1 <= ... <= p_n, the corrected ones are ::
 
         fdr (Benjamini-Hochberg)    min over j >= i of  p_j n / j
         holm-sidak                  max over j <= i of  1 - (1 - p_j)^(n - j + 1)

@@ -78,13 +78,13 @@ def decoding_baseline(
     balanced classes is trained in three stratified shuffled folds; its penalty is the one of ten
     with the largest AUC in three folds inside the training set. With outputs f_i = w.a_i + b, the
     log-loss l (logistic for two classes, softmax for more) and s_i = n / (classes x size of the
-    class of sentence i), it minimizes
+    class of sentence i), it minimizes ::
 
         sum_i s_i l(y_i, f_i) + |w|^2 / (2 C)    with C = 1e-4, ..., 1e4.
 
     The AUC of a fold is the one-against-rest area under the ROC curve of the held-out sentences,
     weighted by the size of the classes. With m the mean and s the standard deviation (n - 1) over
-    the folds, std_error = s / sqrt(3) and p = 2 (1 - Phi(|m - 0.5| / std_error)).
+    the folds, ``std_error = s / sqrt(3)`` and ``p = 2 (1 - Phi(|m - 0.5| / std_error))``.
 
     The scores are those of scikit-learn's `LogisticRegressionCV` with the solver newton-cholesky;
     every feature of every representation is a task of its own.

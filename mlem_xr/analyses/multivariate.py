@@ -47,11 +47,11 @@ def multivariate_importance(
 ) -> xr.Dataset:
     """Explain the distances over all units of a layer by the features of the sentences.
 
-    For each pair of sentences with neural distance d, the target y = ((d - m) / (M - m))^2, with m
-    and M the smallest and largest distance of all pairs, is predicted as b + w.x from the feature
-    distances x with w >= 0, by ridge regression with two-fold cross-validation. The importance of
-    feature k is the mean increase of the squared error on held-out pairs over all permutations of
-    x_k, computed exactly from the moments of y per covariate pattern.
+    For each pair of sentences with neural distance d, the target ``y = ((d - m) / (M - m))^2``,
+    with m and M the smallest and largest distance of all pairs, is predicted as ``b + w.x`` from
+    the feature distances x with w >= 0, by ridge regression with two-fold cross-validation. The
+    importance of feature k is the mean increase of the squared error on held-out pairs over all
+    permutations of x_k, computed exactly from the moments of y per covariate pattern.
 
     Errors and p-values treat pairs as independent, as the original program does. They are not: two
     pairs that share a sentence are related. Read small p-values with that in mind.

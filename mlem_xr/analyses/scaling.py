@@ -86,7 +86,7 @@ def mds(
     """Place the sentences so that their distances resemble those of their activations.
 
     Metric multidimensional scaling by scikit-learn's `smacof`: positions z that minimize the raw
-    stress, with d_ij the neural distance of two sentences,
+    stress, with d_ij the neural distance of two sentences, ::
 
         stress = sum over pairs i < j of (|z_i - z_j| - d_ij)^2.
 
@@ -113,8 +113,8 @@ def mds(
     max_iter : int
         Largest number of iterations, at most 1,000,000.
     eps : float
-        An iteration that lowers the stress by less than `eps` times the sum of |z_i - z_j|^2 over
-        the pairs is the last one; not negative.
+        An iteration that lowers the stress by less than `eps` times the sum of ``|z_i - z_j|^2``
+        over the pairs is the last one; not negative.
     random_state : int
         Seed of the random starts.
 

@@ -84,9 +84,9 @@ def univariate_importance(
 ) -> xr.Dataset:
     """Explain the distances over every unit alone by the features of the sentences.
 
-    The same as `multivariate_importance` with the neural distance d = |a_i - a_j| of one unit: the
-    sums over pairs are fused with the distance, so that a layer of units costs one pass at memory
-    speed.
+    The same as `multivariate_importance` with the neural distance ``d = |a_i - a_j|`` of one unit:
+    the sums over pairs are fused with the distance, so that a layer of units costs one pass at
+    memory speed.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ def univariate_importance(
         as coordinates over `sentence`; NumPy- or Dask-backed.
     distance : str
         As for `multivariate_importance`. Euclidean, Manhattan, Chebyshev and Minkowski distances
-        are all |a_i - a_j|; `norm_diff` is ||a_i| - |a_j||. Others take a matrix per unit, which
-        is slow. Cosine and correlation distances mean nothing in one dimension.
+        are all ``|a_i - a_j|``; `norm_diff` is ``||a_i| - |a_j||``. Others take a matrix per unit,
+        which is slow. Cosine and correlation distances mean nothing in one dimension.
     target, min_max, zscore, conditional, features, folds, random_state, alphas, mae
         As for `multivariate_importance`.
 

@@ -83,12 +83,14 @@ def record(
     store : str or Path
         Folder of the store; created with the first checkpoint.
     model : str or Path
-        Name on the Hugging Face hub, local folder, or published series; see
-        `mlem_xr.networks.checkpoints.resolve`, also for `source` and `revision`.
+        Name on the Hugging Face hub; local folder, which is stored under its last part; published
+        series (`"multiberts"`, or a Pythia such as `"pythia-160m"`); or, with a `source`, any name.
     seed, step : int or iterable of int
-        Checkpoints to record; step None: the final weights.
+        Checkpoints to record; step None: the final weights, which are stored under the number of
+        their step where it is known, as in a published series, and otherwise under -1.
     source, revision : str, optional
-        Where the weights are; `{model}`, `{seed}` and `{step}` are filled in.
+        Where the weights are: a hub name or folder, and a branch, tag or commit on the hub;
+        `{model}`, `{seed}` and `{step}` are filled in.
     pooling : str or iterable of str
         `"first-token"`, `"mean"` (over all tokens, special ones included), `"last-token"`.
     layer : int or iterable of int, optional
