@@ -93,6 +93,7 @@ COMMANDS: dict[str, Callable[[World], list[str]]] = {
         *(str(w.drawn_store), "--output", str(w.new("x.png"))),
         *("--first", "seed=0", "--second", "seed=1"),
     ],
+    "completion": lambda w: ["bash"],
     "plot correlation": lambda w: [str(w.grammar), "--output", str(w.new("x.png"))],
 }
 """Every command but the demonstration, with what it needs."""

@@ -103,6 +103,33 @@ def test_local_folder_is_stored_under_its_name(network_folder, monkeypatch):
     assert resolve("~/my-bert") == expected
 
 
+@pytest.mark.parametrize(
+    ("folder", "model", "step"),
+    [
+        ("bert/model", "bert/model", FINAL_STEP),
+        ("gpt/model", "gpt/model", FINAL_STEP),
+        ("bert/checkpoint-100", "bert", 100),
+        ("bert/step2000", "bert", 2000),
+        ("bert/output/checkpoint-100", "bert/output", 100),
+        ("bert/checkpoint", "bert/checkpoint", FINAL_STEP),
+        ("bert/checkpoint-best", "bert/checkpoint-best", FINAL_STEP),
+        ("hub/models--google--bert-base/snapshots/0a1b2c", "google/bert-base", FINAL_STEP),
+    ],
+)
+def test_folders_of_the_same_name_have_labels_that_tell_them_apart(
+    tmp_path, monkeypatch, folder, model, step
+):
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "config.json").write_text("{}")
+    source = str(tmp_path / folder)
+    assert resolve(tmp_path / folder, 3) == Checkpoint(model, 3, step, source)
+    # What is asked for by name wins.
+    assert resolve(tmp_path / folder, 3, 7).step == 7
+    assert resolve("any", 3, source=source) == Checkpoint("any", 3, FINAL_STEP, source)
+    monkeypatch.chdir(tmp_path / folder)
+    assert resolve(".", 3) == Checkpoint(model, 3, step, source)
+
+
 def test_local_network_comes_before_a_published_series(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("multiberts").mkdir()

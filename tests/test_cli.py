@@ -5,7 +5,9 @@ import inspect
 import io
 import json
 import logging
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -93,6 +95,25 @@ def test_the_command_is_installed(tmp_path):
     assert "short_sentence" in run_alone("stimuli").stdout
     found = run_alone("info", "nowhere.zarr", code=2, cwd=tmp_path)
     assert (found.stdout, found.stderr) == ("", "error: store: there is no store at nowhere.zarr\n")
+
+
+def test_shells_complete_commands_options_and_values():
+    def completed(*words):
+        asked = {"COMP_WORDS": shlex.join(words), "COMP_CWORD": str(len(words) - 1)}
+        environment = os.environ | asked | {"_MLEM_XR_COMPLETE": "bash_complete"}
+        found = subprocess.run([COMMAND], capture_output=True, text=True, env=environment)
+        return [line.split(",")[1] for line in found.stdout.splitlines()]
+
+    assert "_MLEM_XR_COMPLETE=bash_complete" in run("completion", "bash").stdout
+    assert completed("mlem-xr", "mult") == ["multivariate"]
+    assert completed("mlem-xr", "multivariate", "s.zarr", "--zs") == ["--zscore"]
+    assert completed("mlem-xr", "multivariate", "s.zarr", "--distance", "c") == [
+        "cityblock",
+        "chebyshev",
+        "cosine",
+        "correlation",
+        "canberra",
+    ]
 
 
 def test_stimuli_are_listed_and_written(tmp_path):

@@ -129,6 +129,20 @@ def test_text_of_many_levels() -> None:
     assert "6: 1, 7: 1, 3 more" in text
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([10, 9.5, 10, -1], [-1, 9.5, 10]),
+        (["b", "c", "a", "b"], ["a", "b", "c"]),
+        ([True, False, True, None], [False, True, None]),
+    ],
+)
+def test_levels_are_sorted(values: list, expected: list) -> None:
+    table = pd.DataFrame({"sentence": list("abcd"), "other": list("wxyz"), "f": values})
+    level = describe_stimuli(read_stimuli(table)).level.sel(feature="f")
+    assert level.values.tolist()[: len(expected)] == expected
+
+
 def test_no_feature() -> None:
     with pytest.raises(InputError, match="features: none found"):
         describe_stimuli(xr.Dataset(coords={"text": ("sentence", list("abcd"))}))

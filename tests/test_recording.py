@@ -384,6 +384,24 @@ def test_killed_run_is_continued(tmp_path, quietly, seeds_folder):
     assert len(np.unique(found.fingerprint.values)) == 6
 
 
+def test_an_interruption_says_what_is_recorded_and_how_to_go_on(
+    tmp_path, seeds_folder, monkeypatch, capsys
+):
+    def interrupted(store, activation, **options):
+        if options["seed"] == 2:
+            raise KeyboardInterrupt
+        return write(store, activation, **options)
+
+    write = stores.write_checkpoint
+    options = {"source": seeds_folder / "run-{seed}", "seed": range(4)}
+    monkeypatch.setattr(stores, "write_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record(networks.stimuli(), tmp_path / "store.zarr", model="runs", **options)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "record: interrupted; 2 of 4 checkpoints are recorded; the same call goes on"
+    assert opened(tmp_path).recorded.values.sum() == 2
+
+
 def test_two_processes_record_into_one_store(tmp_path, seeds_folder):
     arguments = seeds_folder / "run-{seed}", tmp_path / "store.zarr"
     processes = [networks.start_recording(*arguments, *seeds) for seeds in ((0, 2, 4), (5, 3, 1))]

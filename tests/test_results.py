@@ -2,13 +2,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
 
 import mlem_xr as mx
 from helpers import layers, save, statuses, write
+from mlem_xr.analyses.univariate import UNIVARIATE, UnivariateOptions
+from mlem_xr.kernels.explain import explain_units
 from mlem_xr.schema import InputError
 from mlem_xr.store import saving
 
@@ -112,6 +116,28 @@ def test_results_of_activations_recorded_again_go_stale(store):
     np.testing.assert_array_equal(
         mx.open_results(store, "multivariate_importance")["r2"], fresh["r2"]
     )
+
+
+def test_an_interruption_says_what_is_saved_and_how_to_go_on(store, capsys):
+    def interrupted(activation, **arguments):
+        calls.append(activation)
+        if len(calls) >= 5:
+            raise KeyboardInterrupt
+        return explain_units(activation=activation, **arguments)
+
+    calls = []
+    stopping = replace(UNIVARIATE, function=interrupted)
+    result = stopping(mx.open_store(store), UnivariateOptions())
+    with dask.config.set(scheduler="sync"), pytest.raises(KeyboardInterrupt):
+        mx.save_results(result)
+    said = capsys.readouterr().err.splitlines()[-1]
+    n_saved = int(mx.list_results(store)["current"].item())
+    assert 4 <= n_saved < 16
+    assert said == (
+        f"univariate_importance: interrupted; {n_saved} of 16 representations are saved; "
+        "the same call goes on"
+    )
+    assert save(mx.univariate_importance(mx.open_store(store)))["skipped"] == n_saved
 
 
 def test_the_only_settings_that_are_saved_need_not_be_repeated(store, capsys):

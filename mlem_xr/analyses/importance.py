@@ -11,7 +11,7 @@ from mlem_xr.analyses.base import Output
 from mlem_xr.analyses.options import SEED, Options, number, option, sorted_tuple
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.kernels.targets import TARGETS
-from mlem_xr.schema import among, warn
+from mlem_xr.schema import warn
 
 ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """Penalties among which the validation pairs choose."""
@@ -27,9 +27,9 @@ Folds = Literal["pairs", "sentences"]
 class ImportanceOptions(Options):
     """The options of an analysis of importance."""
 
-    distance: str = option("euclidean", "Distance between activations.", check=among(DISTANCES))
+    distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
     target: str = option(
-        "square", "What is predicted: square, or none (the distance itself).", check=among(TARGETS)
+        "square", "What is predicted: square, or none (the distance itself).", known=TARGETS
     )
     min_max: bool = option(True, "Scale the distances to [0, 1].")
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")

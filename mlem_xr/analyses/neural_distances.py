@@ -7,14 +7,13 @@ import xarray as xr
 from mlem_xr.analyses.base import Analysis, Output
 from mlem_xr.analyses.options import Options, option
 from mlem_xr.kernels.distances import DISTANCES, neural_distances
-from mlem_xr.schema import among
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceOptions(Options):
     """The options of the distances."""
 
-    distance: str = option("euclidean", "Distance between activations.", check=among(DISTANCES))
+    distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
 
 

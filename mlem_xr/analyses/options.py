@@ -1,7 +1,7 @@
 """Options of an analysis: frozen dataclasses that check themselves and know how to be asked for."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Real
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -21,17 +21,19 @@ def option(
     default: Any = MISSING,
     help: str = "",
     *,
+    known: Iterable[str] = (),
     check: Check | None = None,
     each: type | None = None,
     flag: str | None = None,
 ) -> Any:
     """Describe a field of `Options`, which has to be given where there is no default.
 
-    `check` takes its name and value, and returns the value or raises `InputError`; without one, its
-    type decides, which is then `bool` or a `Literal`. `each` is what it is a tuple of, if it takes
+    `known` are the words that it may be, if its type does not list them (`bool` or a `Literal`).
+    `check` takes its name and value, and returns the value or raises `InputError`; without one, it
+    has to be one of those. `each` is what it is a tuple of, if it takes
     several values. `flag` is its name on the command line, such as `alpha` for `alphas`.
     """
-    about = {"help": help, "check": check, "each": each, "flag": flag}
+    about = {"help": help, "known": known, "check": check, "each": each, "flag": flag}
     return field(default=default, metadata=about)
 
 
@@ -59,12 +61,17 @@ class Options:
         return get_type_hints(cls)[name]
 
     @classmethod
+    def known(cls, name: str) -> list[Any]:
+        """Return the values that an option may have, if they are a few that can be listed."""
+        return choices(cls.kind(name)) or list(cls.spec(name).metadata["known"])
+
+    @classmethod
     def checked(cls, name: str, value: Any) -> Any:
         """Return the value of an option in its one form; raise `InputError` if it cannot be."""
         check = cls.spec(name).metadata["check"]
         if check is not None:
             return check(name, value)
-        return choose(name, value, choices(cls.kind(name)))
+        return choose(name, value, cls.known(name))
 
     @classmethod
     def taken_from(cls, values: Mapping[str, Any]) -> Self:

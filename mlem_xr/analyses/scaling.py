@@ -10,7 +10,7 @@ from mlem_xr.analyses.base import Analysis, Output
 from mlem_xr.analyses.options import SEED, Options, integer, number, option
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.kernels.scaling import place_sentences
-from mlem_xr.schema import InputError, among
+from mlem_xr.schema import InputError
 
 Start = Literal["random", "classical"]
 """Where the iterations start."""
@@ -20,7 +20,7 @@ Start = Literal["random", "classical"]
 class ScalingOptions(Options):
     """The options of a multidimensional scaling."""
 
-    distance: str = option("euclidean", "Distance between activations.", check=among(DISTANCES))
+    distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
     n_components: int = option(2, "Number of axes.", check=integer(at_least=1))
     n_init: int = option(

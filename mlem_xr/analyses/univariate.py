@@ -42,7 +42,10 @@ class UnivariateOptions(ImportanceOptions):
     """The options of an analysis of single units, where not every distance has a meaning."""
 
     distance: str = option(
-        "euclidean", "Distance between the activations of a unit.", check=_check_distance
+        "euclidean",
+        "Distance between the activations of a unit.",
+        known=[name for name, distance in DISTANCES.items() if distance.of_one_unit],
+        check=_check_distance,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mlem_xr.analyses import ANALYSES
-from mlem_xr.cli import analyses, data, demo, plots
+from mlem_xr.cli import analyses, completion, data, demo, plots
 from mlem_xr.cli.output import cut, fail, show_warning
 from mlem_xr.schema import InputError
 
@@ -33,8 +33,12 @@ class _App(click.Group):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _mistakes():
-            return super().invoke(ctx)
+        try:
+            with _mistakes():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # What was reached has been said; 128 and the number of the signal, as in a shell.
+            ctx.exit(130)
 
 
 @contextmanager
@@ -61,6 +65,7 @@ def app() -> click.Group:
     for analysis in ANALYSES.values():
         group.add_command(analyses.command(analysis))
     group.add_command(plots.app())
+    group.add_command(completion.completion)
     return click.version_option(package_name="mlem_xr")(group)
 
 

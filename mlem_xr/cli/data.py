@@ -54,11 +54,21 @@ def stimuli(
 
 @click.command()
 @click.argument("source", metavar="STIMULI")
-@click.option("--model", required=True, help="A hub name, a local folder, or a known series.")
+@click.option(
+    "--model",
+    required=True,
+    help="Label of the network in the store, and without --source where it is: a hub name, a local "
+    "folder (labeled by its name), or a published series such as multiberts.",
+)
 @click.option("--store", required=True, type=_PATH, help="The store; made if there is none.")
 @click.option("--seed", type=int, multiple=True, help="Seed of the network. Repeatable.")
 @click.option("--step", type=int, multiple=True, help="Training step. Repeatable.")
-@click.option("--source", "weights", help="Where the weights are, with {model}, {seed}, {step}.")
+@click.option(
+    "--source",
+    "weights",
+    help="Hub name or folder of the weights, in which {model}, {seed} and {step} are filled in; "
+    "--model is then any label.",
+)
 @click.option("--revision", help="Revision on the hub.")
 @click.option("--pooling", multiple=True, help="first-token, mean or last-token. Repeatable.")
 @click.option("--layer", type=int, multiple=True, help="0: embeddings. Repeatable.")

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from mlem_xr.analyses import Analysis
-from mlem_xr.analyses.options import Options, choices, is_literal, plain
+from mlem_xr.analyses.options import Options, is_literal, plain
 from mlem_xr.schema import REPRESENTATION, choose
 
 
@@ -86,16 +86,19 @@ def _option(options: type[Options], name: str, prefix: str) -> click.Option:
         return click.Option(declared, default=None, help=help)
     if spec.metadata["each"] is not None:
         return several(prefix + name, spec.metadata["each"], help, flag, required=default is None)
-    if is_literal(kind):
+    words = list(_words(options, name))
+    if words:
         return click.Option(
-            [f"--{flag}", prefix + name], help=f"{help} ({', '.join(_words(kind))})"
+            [f"--{flag}", prefix + name],
+            help=f"{help} ({', '.join(words)})",
+            shell_complete=lambda _, __, begun: [word for word in words if word.startswith(begun)],
         )
     return click.Option([f"--{flag}", prefix + name], type=kind, default=None, help=help)
 
 
-def _words(kind: Any) -> dict[str, Any]:
-    """Return the values of a type that lists them, by the words that stand for them."""
-    return {_word(value): value for value in choices(kind)}
+def _words(options: type[Options], name: str) -> dict[str, Any]:
+    """Return the values that an option may have, by the words that stand for them."""
+    return {_word(value): value for value in options.known(name)}
 
 
 def _word(value: Any) -> str:
@@ -106,7 +109,7 @@ def _word(value: Any) -> str:
 def _parsed(options: type[Options], name: str, value: Any) -> Any:
     if name == "features" or not is_literal(options.kind(name)):
         return value
-    words = _words(options.kind(name))
+    words = _words(options, name)
     return words[choose(name, value, words)]
 
 

@@ -89,6 +89,16 @@ SERIES = (
 """Published series of checkpoints; the last step of a name is its final one."""
 
 
+_STEPPED = r"(?:checkpoint|ckpt|step)[-_]?(\d+)"
+"""Folders that training programs name by the step."""
+
+_SHARED = {
+    *("best", "final", "last", "checkpoint", "checkpoint-best", "checkpoint-last", "encoder", "hf"),
+    *("model", "output", "outputs", "pretrained", "pytorch_model", "weights"),
+}
+"""Names of folders that say nothing of the network in them."""
+
+
 def resolve(
     model: str | Path,
     seed: int = 0,
@@ -100,7 +110,9 @@ def resolve(
     """Find where the weights of a checkpoint are.
 
     With a `source`, a hub name or folder, `model` is any label. Without one, `model` is a local
-    folder that holds a network, which is stored under its last part; or a published series
+    folder that holds a network, which is stored under its last part, or the last two where that is
+    a name like "model" ("bert/model"), or the one before and the step where it names a step
+    ("bert/checkpoint-100" is step 100 of "bert"); or a published series
     (`"multiberts"`, `"pythia-160m"` and so on; seed 0 of a PolyPythia is the original run); or else
     a name on the hub. `{model}`, `{seed}` and `{step}` are filled in, in `source` and `revision`.
 
@@ -171,8 +183,8 @@ def known_steps(model: str, seed: int = 0) -> list[int]:
 def _locate(model: str, seed: int, step: int) -> Checkpoint:
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
-        # "." and ".." have no name of their own
-        name = folder.name if folder.name not in ("", "..") else folder.resolve().name
+        name, named_step = _named_by(folder)
+        step = named_step if step == FINAL_STEP and named_step is not None else step
         return Checkpoint(name, seed, step, str(folder))
     if not _matching(model):
         return Checkpoint(model, seed, step, model)
@@ -181,6 +193,26 @@ def _locate(model: str, seed: int, step: int) -> Checkpoint:
     values = {"name": _short(model), "seed": seed, "step": step, "thousands": step // 1000}
     revision = found.revision and found.revision.format(**values)
     return Checkpoint(model, seed, step, found.source.format(**values), revision)
+
+
+def _named_by(folder: Path) -> tuple[str, int | None]:
+    """Return the label that a folder gives its network, and the training step, if it says one.
+
+    A name that many networks share stands behind that of the folder above.
+    """
+    if folder.name in ("", ".."):
+        # "." and ".." have no name of their own
+        folder = folder.resolve()
+    above = folder.absolute().parent
+    if above.name == "snapshots" and above.parent.name.startswith("models--"):
+        # The hub's cache: models--google--bert/snapshots/<commit>
+        return above.parent.name.removeprefix("models--").replace("--", "/"), None
+    stepped = re.fullmatch(_STEPPED, folder.name)
+    if stepped:
+        return _named_by(above)[0], int(stepped[1])
+    if folder.name.lower() in _SHARED and above.name:
+        return f"{_named_by(above)[0]}/{folder.name}", None
+    return folder.name, None
 
 
 def _known_step(model: str, seed: int, step: int) -> int:

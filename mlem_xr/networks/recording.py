@@ -19,7 +19,7 @@ from mlem_xr.kernels.distances import is_constant
 from mlem_xr.networks.checkpoints import Checkpoint, resolve_all
 from mlem_xr.networks.loading import Network, first_line, load
 from mlem_xr.networks.pooling import pool
-from mlem_xr.running.progress import progress_bar
+from mlem_xr.running.progress import progress_bar, resumable
 from mlem_xr.schema import (
     CHECKPOINT,
     POOLINGS,
@@ -83,7 +83,8 @@ def record(
     store : str or Path
         Folder of the store; created with the first checkpoint.
     model : str or Path
-        Name on the Hugging Face hub; local folder, which is stored under its last part; published
+        Name on the Hugging Face hub; local folder, which is stored under its name
+        ("bert/checkpoint-100" as step 100 of "bert", "bert/model" as "bert/model"); published
         series (`"multiberts"`, or a Pythia such as `"pythia-160m"`); or, with a `source`, any name.
     seed, step : int or iterable of int
         Checkpoints to record; step None: the final weights, which are stored under the number of
@@ -177,7 +178,15 @@ def record(
             _check_skipped(store, checkpoint, asked, trust_remote_code, poolings, layers)
             logger.info("skipped %s: %s holds it already", checkpoint, store)
     total = statuses.count("recorded") * stimuli.sizes["sentence"]
-    with progress_bar("record", total, unit="sentences", shown=progress and total > 0) as bar:
+    shown, written = progress and total > 0, 0
+
+    def reached() -> str:
+        return f"{written} of {statuses.count('recorded')} checkpoints are recorded"
+
+    with (
+        resumable("record", reached, shown=progress),
+        progress_bar("record", total, unit="sentences", shown=shown) as bar,
+    ):
         for i, checkpoint in enumerate(checkpoints):
             if statuses[i] == "skipped":
                 continue
@@ -207,6 +216,7 @@ def record(
                 },
                 overwrite=overwrite,
             )
+            written += 1
             logger.info("recorded %s in %s", checkpoint, store)
     return pd.DataFrame(checkpoints, columns=Checkpoint._fields).assign(status=statuses)
 

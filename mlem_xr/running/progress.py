@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -64,6 +64,18 @@ def progress_bar(description: str, total: int, *, unit: str, shown: bool = True)
         options |= {"file": _Lines(sys.stderr), "mininterval": SECONDS_PER_LINE, "ncols": 100}
     with tqdm(desc=description, total=total, **options) as bar:
         yield bar
+
+
+@contextmanager
+def resumable(
+    description: str, reached: Callable[[], str], *, shown: bool = True
+) -> Iterator[None]:
+    """Say what there is by then, and how to go on, when the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"{description}: interrupted; {reached()}; the same call goes on", shown=shown)
+        raise
 
 
 def say(line: str, *, shown: bool = True) -> None:

@@ -26,7 +26,7 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        Dimensions `feature`, `other_feature` and `level_number` (order of first appearance), with
+        Dimensions `feature`, `other_feature` and `level_number` (levels ascend), with
 
         - `level` (feature, level_number) object: the values; None beyond the last one;
         - `level_count` (feature, level_number) int64: sentences with that value;
@@ -56,8 +56,10 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     >>> description = describe_stimuli(read_stimuli("short_sentence"))
     >>> int(description.n_pairs), int(description.n_patterns)
     (135981, 256)
-    >>> description.level_count.sel(feature="sentence_GROUP").values[:2].tolist()
-    [330, 192]
+    >>> description.level.sel(feature="subj_PERS").values[:3].tolist()
+    ['1', '2', '3']
+    >>> description.level_count.sel(feature="subj_PERS").values[:3].tolist()
+    [24, 12, 486]
     """
     names = check_features(stimuli)
     coded = [to_codes(feature_values(stimuli, name)) for name in names]
@@ -106,12 +108,15 @@ def description_text(description: xr.Dataset) -> str:
 
 
 def _levels(coded: list[tuple[NDArray, list]]) -> tuple[NDArray, NDArray]:
-    """Values and counts of every feature, padded to the largest number of levels."""
+    """Values, ascending, and counts of every feature, padded to the largest number of levels."""
     shape = len(coded), max(len(levels) for _, levels in coded)
     level, count = np.full(shape, None, dtype=object), np.zeros(shape, dtype=np.int64)
     for k, (codes, levels) in enumerate(coded):
-        level[k, : len(levels)] = levels
-        count[k, : len(levels)] = np.bincount(codes[codes >= 0], minlength=len(levels))
+        counts = np.bincount(codes[codes >= 0], minlength=len(levels))
+        # Numbers before words, which do not compare.
+        order = sorted(range(len(levels)), key=lambda i: (isinstance(levels[i], str), levels[i]))
+        level[k, : len(levels)] = [levels[i] for i in order]
+        count[k, : len(levels)] = counts[order]
     return level, count
 
 

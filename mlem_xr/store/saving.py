@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.analyses.layers import UNIT_LABELS, concatenate_layers
 from mlem_xr.running.executor import compute_together, n_workers, run_tasks
-from mlem_xr.running.progress import progress_bar
+from mlem_xr.running.progress import progress_bar, resumable
 from mlem_xr.schema import (
     CHECKPOINT,
     REPRESENTATION,
@@ -112,7 +112,14 @@ def write_results(
     todo = [tuple(position) for position in status.index[status["status"] == "computed"]]
     if todo:
         amount = n_units if "unit" in result.dims else n_units > 0
-        _compute(result, path, activations, todo, amount, progress=progress)
+
+        def reached() -> str:
+            now = _status(result, _marks(path, result), n_units, False)["status"]
+            there = status["status"].isin(["computed", "skipped"])
+            return f"{(now == 'skipped').sum()} of {there.sum()} representations are saved"
+
+        with resumable(analysis.name, reached, shown=progress):
+            _compute(result, path, activations, todo, amount, progress=progress)
     return status.reset_index(drop=True)
 
 
