@@ -57,7 +57,7 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     >>> int(description.n_pairs), int(description.n_patterns)
     (135981, 256)
     >>> description.level.sel(feature="subj_PERS").values[:3].tolist()
-    ['1', '2', '3']
+    [1, 2, 3]
     >>> description.level_count.sel(feature="subj_PERS").values[:3].tolist()
     [24, 12, 486]
     """
