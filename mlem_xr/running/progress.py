@@ -67,7 +67,6 @@ def progress_bar(description: str, total: int, *, unit: str, shown: bool = True)
 
 
 def say(line: str, *, shown: bool = True) -> None:
-    """Write a line where progress bars are."""
+    """Write a line on standard error; in a notebook, where that is red, on standard output."""
     if shown:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        print(line, file=sys.stdout if "ipykernel" in sys.modules else sys.stderr, flush=True)
