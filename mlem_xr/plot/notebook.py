@@ -52,7 +52,7 @@ class Image:
 
 
 def image(figure: Any, *, width: Width = None, dpi: int | None = None) -> Image:
-    """Show a figure in a notebook as an image: what `save` writes into a `.png`.
+    r"""Show a figure in a notebook as an image: what `save` writes into a `.png`.
 
     A notebook keeps it without scripts, in a few kilobytes, and shows it wherever it is read: on
     GitHub, on paper, without a network. Selectors become panels side by side.
@@ -78,7 +78,7 @@ def image(figure: Any, *, width: Width = None, dpi: int | None = None) -> Image:
     --------
     >>> shown = image(hv.Curve([1, 2, 3]), width="column")
     >>> shown.png[:4]
-    b'\\x89PNG'
+    b'\x89PNG'
     """
     dpi = _DPI if dpi is None else dpi
     return Image(png(figure, width=width, dpi=dpi), dpi)
