@@ -111,7 +111,7 @@ def test_what_was_not_computed_says_which_command_to_run(store, tmp_path):
 
 def test_every_figure_has_a_command_with_its_options():
     group = app().commands["plot"]
-    figures = [name for name in plot.__all__ if name not in ("FORMATS", "save")]
+    figures = [name for name in plot.__all__ if name not in ("FORMATS", "image", "save")]
     assert sorted(name.replace("-", "_") for name in group.commands) == sorted(figures)
     names = {"features": "drawn", "decoding": "with_decoding", "multivariate": "with_multivariate"}
     names |= {"top_units": "with_top_units"}

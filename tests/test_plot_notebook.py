@@ -1,15 +1,20 @@
 """Figures in notebooks and browsers: they appear by themselves, with selectors, offline."""
 
 import shutil
+from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 
+import holoviews as hv
 import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from PIL import Image as Picture
 
 from figures import importances
 from mlem_xr import plot
+from mlem_xr.schema import InputError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -22,6 +27,7 @@ from figures import importances
 result = importances()
 result.importance.loc[{{"model": "bert", "step": 0}}] = np.nan
 """
+ONE_FRAME = "mx.plot.feature_importance(result.sel(model='bert', step=-1, pooling='mean'))"
 BAR = """
 from mlem_xr.running.progress import progress_bar
 with progress_bar("scan", 5, unit="units") as bar:
@@ -37,8 +43,7 @@ def run(*cells):
 
 
 def test_a_figure_is_the_last_line_of_a_cell_and_nothing_else():
-    one = "mx.plot.feature_importance(result.sel(model='bert', step=-1, pooling='mean'))"
-    _, first, second = run(DATA, "mx.plot.feature_importance(result)", one)
+    _, first, second = run(DATA, "mx.plot.feature_importance(result)", ONE_FRAME)
     shown = [output for output in first if output.output_type == "execute_result"]
     page = shown[0]["data"]["text/html"]
     for name in ("model", "step", "pooling"):
@@ -50,6 +55,41 @@ def test_a_figure_is_the_last_line_of_a_cell_and_nothing_else():
     assert "Figure" in shown["data"]["text/html"]
     # Scripts are loaded once.
     assert max(len(str(output)) for output in second) < 500_000
+
+
+def test_an_image_is_what_is_saved_and_brings_no_scripts(tmp_path):
+    draw = "figure = mx.plot.feature_importance(result.sel(model='mini', step=-1))"
+    _, outputs, images = run(DATA, draw, "mx.plot.image(figure, width='column', dpi=96)")
+    assert outputs == []
+    [shown] = images
+    figure = plot.feature_importance(importances().sel(model="mini", step=-1))
+    plot.save(figure, tmp_path / "figure.png", width="column", dpi=96)
+    found = np.asarray(Picture.open(BytesIO(b64decode(shown["data"]["image/png"]))))
+    np.testing.assert_array_equal(found, np.asarray(Picture.open(tmp_path / "figure.png")))
+    assert "text/html" not in shown["data"]
+    assert shown["metadata"]["image/png"]["width"] == found.shape[1] == 321
+    finer = plot.image(figure, width="column", dpi=192)._repr_png_()[1]
+    assert abs(finer["width"] - 321) <= 1
+
+
+@pytest.mark.parametrize("wrong", [{"width": "wide"}, {"dpi": 1}])
+def test_an_image_is_refused_for_what_is_refused_in_files(wrong):
+    with pytest.raises(InputError, match=f"^{next(iter(wrong))}: found"):
+        plot.image(hv.Curve([1, 2]), **wrong)
+    with pytest.raises(InputError, match="^figure: expected a HoloViews object, found int"):
+        plot.image(3)
+
+
+def test_an_extension_that_the_user_has_loaded_stays():
+    mine = "import holoviews as hv; hv.extension('matplotlib', logo=False, inline=False)"
+    _, _, outputs = run(DATA, mine, ONE_FRAME)
+    [shown] = outputs
+    assert "data:image/png" in shown["data"]["text/html"]
+
+
+def test_lines_beside_a_bar_are_not_red():
+    [outputs] = run("from mlem_xr.running.progress import say; say('2 representations computed')")
+    assert [(o.name, o.text) for o in outputs] == [("stdout", "2 representations computed\n")]
 
 
 @pytest.mark.parametrize("before", ["", WITHOUT_WIDGETS])

@@ -256,6 +256,17 @@ def test_a_figure_of_a_given_width_has_readable_text_and_nothing_cut(width, mill
         assert box.x1 < wide + tolerance and box.y1 < high + tolerance, name
 
 
+@pytest.mark.parametrize("width", [None, 85, 178])
+def test_the_legend_hides_nothing_of_the_title(width):
+    result = profile().assign_coords(model="a model with a long name of many words " * 2)
+    made = grid.drawn(grid.cells_of(plot.feature_importance(result)), width=width)
+    made.draw_without_rendering()
+    [legend] = made.legends
+    title = made._suptitle.get_window_extent()
+    assert not title.overlaps(legend.get_window_extent())
+    assert title.x0 >= 0
+
+
 def test_no_two_names_of_layers_touch():
     for name in ("lines", "panels"):
         made = grid.drawn(grid.cells_of(crowded()[name]), width=85)

@@ -10,7 +10,7 @@ try:
     from mlem_xr.plot.figures.top_k import top_k
     from mlem_xr.plot.figures.unit_distribution import unit_distribution
     from mlem_xr.plot.figures.unit_map import unit_map
-    from mlem_xr.plot.notebook import show_in_notebooks
+    from mlem_xr.plot.notebook import image, show_in_notebooks
     from mlem_xr.plot.saving import FORMATS, save
 except ImportError as error:
     raise ImportError(
@@ -25,6 +25,7 @@ __all__ = [
     "correlation",
     "decoding",
     "feature_importance",
+    "image",
     "mds",
     "save",
     "top_k",

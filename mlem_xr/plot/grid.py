@@ -344,7 +344,10 @@ def _fit(figure: Any, axes: list[Axes], shape: tuple[int, int], *, exact: bool) 
     bars = [axis for axis in figure.axes if axis not in axes]
     texts += [(bar.yaxis.label, 0.9 * height / rows) for bar in bars]
     if figure._suptitle is not None:
-        texts.append((figure._suptitle, width))
+        # Above the panels; a legend beside them begins at the top of the figure.
+        right = _start_of_legend(figure, axes)
+        figure._suptitle.set_x(right / 2 / width)
+        texts.append((figure._suptitle, right))
     for label, length in ((figure._supxlabel, width), (figure._supylabel, height)):
         if label is not None:
             texts.append((label, 0.9 * length))
@@ -355,6 +358,13 @@ def _fit(figure: Any, axes: list[Axes], shape: tuple[int, int], *, exact: bool) 
         _thin(axis)
     if exact:
         _inside(figure)
+
+
+def _start_of_legend(figure: Any, axes: list[Axes]) -> float:
+    """Return where a legend beside the panels begins, in pixels: else where the figure ends."""
+    edge = max(axis.get_window_extent().x1 for axis in axes)
+    starts = [legend.get_window_extent().x0 for legend in figure.legends]
+    return min((x for x in starts if x >= edge), default=figure.bbox.width)
 
 
 def _broken(text: Text, length: float) -> None:

@@ -28,6 +28,9 @@ WIDTHS = {"column": 85.0, "page": 178.0}
 
 _WIDTH_LIMITS = (30.0, 2000.0)
 
+Width = Literal["column", "page"] | float | None
+"""Of an image; a number is in millimeters."""
+
 _DPI = {False: 200, True: 300}
 """Resolution of images: by default, and where they have a given width, for print."""
 
@@ -39,7 +42,7 @@ def save(
     figure: Any,
     path: str | os.PathLike,
     *,
-    width: Literal["column", "page"] | float | None = None,
+    width: Width = None,
     dpi: int | None = None,
 ) -> None:
     """Write a figure to a file; the extension says how.
@@ -77,8 +80,7 @@ def save(
     ...     [file.name for file in Path(folder).iterdir()]
     ['curve.png']
     """
-    if not isinstance(figure, hv.core.Dimensioned):
-        raise InputError(f"figure: expected a HoloViews object, found {type(figure).__name__}")
+    _check_figure(figure)
     path = check_path(path, FORMATS)
     kind = path.suffix.lower()
     if kind == ".html" and (width is not None or dpi is not None):
@@ -87,6 +89,17 @@ def save(
     data = write(figure, path, _millimeters(width), _dots(dpi, width is not None))
     with whole(path) as unfinished:
         unfinished.write_bytes(data)
+
+
+def png(figure: Any, *, width: Width, dpi: int) -> bytes:
+    """Return what `save` writes into a `.png`."""
+    _check_figure(figure)
+    return _image(figure, Path("image.png"), _millimeters(width), _dots(dpi, width is not None))
+
+
+def _check_figure(figure: Any) -> None:
+    if not isinstance(figure, hv.core.Dimensioned):
+        raise InputError(f"figure: expected a HoloViews object, found {type(figure).__name__}")
 
 
 def _millimeters(width: Any) -> float | None:

@@ -79,7 +79,6 @@ def resumable(
 
 
 def say(line: str, *, shown: bool = True) -> None:
-    """Write a line where progress bars are."""
+    """Write a line on standard error; in a notebook, where that is red, on standard output."""
     if shown:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        print(line, file=sys.stdout if "ipykernel" in sys.modules else sys.stderr, flush=True)
