@@ -14,6 +14,7 @@ from PIL import Image as Picture
 
 from figures import importances
 from mlem_xr import plot
+from mlem_xr.running.progress import say
 from mlem_xr.schema import InputError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -85,6 +86,13 @@ def test_an_extension_that_the_user_has_loaded_stays():
     _, _, outputs = run(DATA, mine, ONE_FRAME)
     [shown] = outputs
     assert "data:image/png" in shown["data"]["text/html"]
+
+
+def test_a_program_that_imports_the_kernel_is_no_notebook(capsys):
+    import ipykernel.kernelapp  # noqa: F401
+
+    say("2 representations computed")
+    assert capsys.readouterr() == ("", "2 representations computed\n")
 
 
 def test_lines_beside_a_bar_are_not_red():

@@ -1,6 +1,5 @@
 """Figures show by themselves as the last line of a notebook's cell, or as an image."""
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,7 @@ import holoviews as hv
 from holoviews.core.dimension import LabelledData
 
 from mlem_xr.plot.saving import Width, png
+from mlem_xr.running.progress import in_notebook
 
 _DPI = 150
 _CSS_PIXELS = 96
@@ -20,7 +20,7 @@ def show_in_notebooks() -> None:
     Its scripts, some megabytes, go into the output of that cell, so that figures show without a
     network; a notebook without such figures stays small. Selectors stand below the figure.
     """
-    if "ipykernel" not in sys.modules:
+    if not in_notebook():
         return
     from holoviews.ipython import notebook_extension
 

@@ -60,7 +60,7 @@ def progress_bar(description: str, total: int, *, unit: str, shown: bool = True)
         from tqdm.auto import tqdm
     large = total >= 10_000
     options: dict[str, Any] = {"unit": f" {unit}", "unit_scale": large, "disable": not shown}
-    if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+    if not sys.stderr.isatty() and not in_notebook():
         options |= {"file": _Lines(sys.stderr), "mininterval": SECONDS_PER_LINE, "ncols": 100}
     with tqdm(desc=description, total=total, **options) as bar:
         yield bar
@@ -81,4 +81,10 @@ def resumable(
 def say(line: str, *, shown: bool = True) -> None:
     """Write a line on standard error; in a notebook, where that is red, on standard output."""
     if shown:
-        print(line, file=sys.stdout if "ipykernel" in sys.modules else sys.stderr, flush=True)
+        print(line, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+
+
+def in_notebook() -> bool:
+    """Say whether this is the kernel of a notebook, which others than notebooks may import."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
