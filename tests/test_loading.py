@@ -423,7 +423,8 @@ def test_a_name_on_the_hub_and_then_without_it(tmp_path, recorded):
     expected, _ = recorded(folder)
     for name in ("online", "offline"):
         store = mx.open_store(tmp_path / f"{name}.zarr")
-        np.testing.assert_array_equal(store.activation.squeeze(), expected)
+        # Another process may add single-precision numbers in another order.
+        assert_close(store.activation.squeeze(), expected)
         assert json.loads(store.provenance.item())["commit"] == hub.COMMIT
 
 
