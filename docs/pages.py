@@ -17,14 +17,10 @@ COPIES = DOCS / "notebooks"
 """Where Sphinx reads the notebooks, as it reads nothing outside of its folder; not under git."""
 
 ORDER = ("walkthrough", "own_sentences", "unit_scan", "training", "cluster")
-PICTURES = {
-    "walkthrough": "mds",
-    "own_sentences": "importance_dots",
-    "unit_scan": "unit_map",
-    "training": "importance_steps",
-    "cluster": "clusters",
-}
-"""Of notebooks without an image among their outputs, as figures for browsers are none."""
+BEST = {"walkthrough": 1, "own_sentences": 1}
+"""Which image of a notebook stands for it, where that is not the first."""
+PICTURES = {"cluster": "unit_distribution"}
+"""Of notebooks without an image among their outputs."""
 
 
 def commands() -> str:
@@ -86,13 +82,13 @@ def _opening(cell: dict[str, Any]) -> tuple[str, str]:
 
 
 def _picture(name: str, cells: list[dict[str, Any]]) -> str | None:
-    """Return the first image among the outputs of a notebook, or one that stands for it."""
+    """Return one image among the outputs of a notebook, or one that stands for it."""
     outputs = (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
     images = [data["image/png"] for data in outputs if "image/png" in data]
     if images:
         path = DOCS / "generated" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(base64.b64decode("".join(images[0])))
+        path.write_bytes(base64.b64decode("".join(images[min(BEST.get(name, 0), len(images) - 1)])))
         return f"generated/{name}.png"
     return f"images/{PICTURES[name]}.png" if name in PICTURES else None
 
