@@ -227,7 +227,10 @@ def test_dims_labels_and_attributes(activations):
     for variable in result.data_vars.values():
         assert variable.dims == ("model", "seed", "step", "pooling", "layer", "feature")
         assert variable.dtype == np.float64
-    assert result["feature"].values.tolist() == result.attrs["features"] == ["number", "gender"]
+    chosen = result.attrs["settings"]["features"]
+    assert result["feature"].values.tolist() == chosen == ["number", "gender"]
+    # Those of the data, in its order.
+    assert set(result.attrs["features"]) > {"number", "gender"}
     assert result["source"].values.tolist() == ["a", "b"]
     assert result.attrs["analysis"] == "decoding_baseline"
     assert result.attrs["stimuli_hash"] == activations.attrs["stimuli_hash"]

@@ -74,6 +74,21 @@ def test_a_feature_looks_the_same_in_every_selection_and_figure(looks):
         assert drawn.items() <= whole.items()
 
 
+def test_a_result_of_some_features_has_the_looks_that_these_have_among_all():
+    stimuli = mx.read_stimuli("short_sentence").isel(sentence=slice(0, 60))
+    names = list(stimuli.attrs["features"])
+    values = np.random.default_rng(0).normal(size=(2, 60, 3))
+    activations = stimuli.assign(activation=(("layer", "sentence", "unit"), values))
+    result = mx.multivariate_importance(
+        activations.assign_coords(layer=[1, 2]), features=names[-2:]
+    )
+    drawn = bokeh_looks(plot.feature_importance(result, log=False, errorbar=None))
+    assert [color for color, _, _ in drawn.values()] == [
+        COLORS[len(names) - 2],
+        COLORS[len(names) - 1],
+    ]
+
+
 def test_saved_and_opened_results_keep_the_order_of_the_features(tmp_path):
     rng = np.random.default_rng(0)
     stimuli = mx.read_stimuli("short_sentence").isel(sentence=slice(0, 60))

@@ -20,6 +20,7 @@ from mlem_xr.schema import (
     check_activations,
     check_dataset,
     check_dimensions,
+    check_features,
     listed,
 )
 from mlem_xr.stimuli.pairs import feature_codes
@@ -188,7 +189,9 @@ def _attributes(
         per_unit = any("unit" in output.dims for output in analysis.outputs.values())
         settings |= layer_settings(activations, per_unit=per_unit)
     if "codes" in arrays:
-        attrs["features"] = settings["features"] = arrays["codes"]["feature"].values.tolist()
+        chosen = settings["features"] = arrays["codes"]["feature"].values.tolist()
+        # All features of the data: their order gives each its color, whichever were chosen.
+        attrs["features"] = chosen if activations is None else check_features(activations)
     if source is not None and analysis.source is not None:
         nested = dict(source.attrs.get("settings", {}))
         # Results that were not concatenated from layers have no such settings.

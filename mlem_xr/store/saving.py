@@ -245,6 +245,14 @@ def _layout(analysis: Analysis, settings: Mapping[str, Any], activations: xr.Dat
     return _Layout(layout.variables | kept.variables, layout.sizes | kept.sizes)
 
 
+def _features(analysis: Analysis, settings: Mapping[str, Any]) -> list[str] | None:
+    """Return the features that a result is about: its own, or those of what it started from."""
+    if "features" in settings or analysis.source is None:
+        return settings.get("features")
+    nested = settings[analysis.source.argument]
+    return _features(ANALYSES[nested["analysis"]], nested)
+
+
 def _check_whole(result: xr.Dataset, activations: xr.Dataset) -> None:
     """Refuse a part of a result: only whole representations are saved."""
     name = result.attrs["analysis"]
@@ -257,7 +265,7 @@ def _check_whole(result: xr.Dataset, activations: xr.Dataset) -> None:
             f"{', '.join(sorted(map(str, missing))) or 'no variable'}; expected {expected.sizes}: "
             "select models, seeds, steps, poolings and layers only"
         )
-    features = result.attrs.get("features")
+    features = _features(ANALYSES[name], result.attrs["settings"])
     if "feature" in result.dims and result["feature"].values.tolist() != features:
         raise InputError(f"result: its features have other labels; expected {shown(features)}")
     for variable in result.values():
