@@ -219,6 +219,7 @@ def _distinct(values: list[Any]) -> list[Any]:
     """Leave out what was there before, where values can be compared: levels are few."""
     try:
         return [value for _, value in dict.fromkeys((type(value), value) for value in values)]
+    # A user's own object may raise anything here; what is no level is refused later, by name.
     except Exception:
         return values
 
