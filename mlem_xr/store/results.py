@@ -153,8 +153,9 @@ def open_results(
     group = saved[which]
     if about(group)["version"] != VERSION:
         warn(f"results: saved by mlem_xr {about(group)['version']}; this is {VERSION}")
-    _warn_of_missing(group, activations)
-    return _open(group, activations)
+    result = _open(group, activations)
+    _warn_of_missing(result, activations)
+    return result
 
 
 def list_results(store: str | Path, *, detail: bool = False) -> pd.DataFrame:
@@ -197,7 +198,8 @@ def list_results(store: str | Path, *, detail: bool = False) -> pd.DataFrame:
         record = ANALYSES.get(row["analysis"])
         if record is not None:
             row["settings"] = in_words(record, row["settings"], _usual(activations))
-        status = _status_of_saved(group, recorded)
+        marks = read_result(group, names=["computed_from"])["computed_from"]
+        status = _status_of_saved(marks, recorded)
         if detail:
             table = status.rename("status").to_dataframe().reset_index()
             table = table[table["status"] != ""]
@@ -209,9 +211,10 @@ def list_results(store: str | Path, *, detail: bool = False) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["analysis", "settings", *more])
 
 
-def _warn_of_missing(group: zarr.Group, activations: xr.Dataset) -> None:
-    """Say which part of a saved result is not there, as after an interruption."""
-    status = _status_of_saved(group, activations_of(activations, about(group)["settings"]))
+def _warn_of_missing(result: xr.Dataset, activations: xr.Dataset) -> None:
+    """Say which part of an opened result is not there, as after an interruption."""
+    recorded = activations_of(activations, result.attrs["settings"])
+    status = _status_of_saved(result["computed_from"].reset_coords(drop=True), recorded)
     missing = ("not computed", "stale")
     where = status.isin(missing)
     if not where.any():
@@ -227,7 +230,7 @@ def _warn_of_missing(group: zarr.Group, activations: xr.Dataset) -> None:
     n_wanted = status.isin(["current", *missing]).sum().item()
     warn(
         f"results: {where.sum().item()} of {n_wanted} representations of "
-        f"{about(group)['analysis']} are NaN ({', '.join(found)})"
+        f"{result.attrs['analysis']} are NaN ({', '.join(found)})"
         + (f", with {'; '.join(among)}" if among else "")
         + "; save_results of the same analysis computes them"
     )
@@ -250,12 +253,11 @@ def _usual(activations: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _status_of_saved(group: zarr.Group, activations: xr.Dataset) -> xr.DataArray:
-    marks = read_result(group, names=["computed_from"])["computed_from"]
+def _status_of_saved(marks: xr.DataArray, activations: xr.Dataset) -> xr.DataArray:
+    """Say of every representation of a saved result how it is; empty where a network has none."""
     fingerprint = activations["fingerprint"].reindex({dim: marks[dim] for dim in CHECKPOINT})
     status = xr.where(marks == fingerprint, "current", "stale")
     status = status.where(marks != "", "not computed")
-    # What a network lacks is not listed.
     status = status.where(units_of(activations, marks) > 0, "")
     return status.where(fingerprint != "", "not recorded").drop_vars(MARKS)
 
