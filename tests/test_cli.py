@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -319,6 +320,16 @@ def test_usage_errors_exit_with_two(folder):
     assert message == "error: Missing option '--k'; see mlem-xr top-units --help"
     shown = run(code=2).stderr
     assert shown.startswith("Usage: mlem-xr [OPTIONS] COMMAND")
+
+
+def test_an_interruption_ends_with_the_code_that_shells_have_for_it(folder, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mx, "record", interrupted)
+    options = ("sentences.csv", "--model", "network", "--store", "s.zarr")
+    found = run("record", *options, code=128 + signal.SIGINT, cwd=folder)
+    assert (found.stdout, found.stderr) == ("", "")
 
 
 def test_a_selection_without_records_is_named(tmp_path):

@@ -137,6 +137,8 @@ def test_an_interruption_says_what_is_saved_and_how_to_go_on(store, capsys):
         f"univariate_importance: interrupted; {n_saved} of 16 representations are saved; "
         "the same call goes on"
     )
+    with pytest.warns(UserWarning, match=rf"are NaN \({16 - n_saved} not computed\)"):
+        mx.open_results(store, "univariate_importance")
     assert save(mx.univariate_importance(mx.open_store(store)))["skipped"] == n_saved
 
 

@@ -76,4 +76,4 @@ def main() -> None:
     logger = logging.getLogger("mlem_xr")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    app()()
+    app()(prog_name="mlem-xr")
