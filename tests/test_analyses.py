@@ -34,6 +34,14 @@ def level_means(activation, codes, options):
     }
 
 
+OUTPUTS = {
+    "mean": Output(("unit", "feature"), "mean activation", "activation"),
+    "above": Output(("unit", "feature"), "whether it is above 0", dtype="bool"),
+    "share": Output(("feature",), "share of the sentences"),
+}
+SPREAD = {"spread": Output((), "standard deviation", "activation")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToyOptions(Options):
     level: int = option(0, "Which level.", check=integer(at_least=0))
@@ -47,12 +55,7 @@ TOY = Analysis(
     command="level-means",
     function=level_means,
     inputs={"activation": ("sentence", "unit"), "codes": ("sentence", "feature")},
-    outputs={
-        "mean": Output(("unit", "feature"), "mean activation", "activation"),
-        "above": Output(("unit", "feature"), "whether it is above 0", dtype="bool"),
-        "share": Output(("feature",), "share of the sentences"),
-        "spread": Output((), "standard deviation", "activation", optional=True),
-    },
+    outputs=lambda options: OUTPUTS | (SPREAD if options.spread else {}),
     options=ToyOptions,
     leading="share",
 )
@@ -181,7 +184,10 @@ def test_outputs_are_documented(name):
     function = inspect.getdoc(getattr(mx, name))
     if name in ("univariate_importance", "top_unit_importance"):
         function += inspect.getdoc(mx.multivariate_importance)
-    for output in ANALYSES[name].outputs:
+    options = ANALYSES[name].options
+    given = {n: True for n in options.names() if options.kind(n) is bool}
+    required = {"k": [1]} if name == "top_unit_importance" else {}
+    for output in ANALYSES[name].outputs(options(**given, **required)):
         assert f"`{output}`" in function
 
 

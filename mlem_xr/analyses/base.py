@@ -60,7 +60,8 @@ class Analysis:
     """Arrays of the function, and their dimensions in one representation: `activation` and `codes`
     of the features come from the activations, all others from the `source`. Units without a number
     (NaN) are left out before the function sees them, and are NaN in the outputs."""
-    outputs: Mapping[str, Output]
+    outputs: Callable[[Any], Mapping[str, Output]]
+    """Takes the options; returns the outputs that there are with them, by name."""
     options: type[Options] = Options
     labels: Callable[[Any], Mapping[str, Sequence[Any]]] = lambda options: {}
     """Labels of the outputs' own dimensions, for the options."""
@@ -79,13 +80,9 @@ class Analysis:
     leading: str = "importance"
     """The output whose largest values the command line prints, if it has features."""
 
-    def present(self, options: Any) -> dict[str, Output]:
-        """Return the outputs that there are with these options."""
-        return {
-            name: output
-            for name, output in self.outputs.items()
-            if not output.optional or getattr(options, name)
-        }
+    def options_of(self, settings: Mapping[str, Any]) -> Any:
+        """Return the options of a result, out of its settings."""
+        return self.options(**{k: settings[k] for k in self.options.names() if k in settings})
 
     def __call__(
         self,
@@ -112,7 +109,7 @@ class Analysis:
             arrays,
             options,
             inputs=self.inputs,
-            outputs=self.present(options),
+            outputs=self.outputs(options),
             labels=self.labels(options),
             along=self.along,
             per_task=self.per_task,
@@ -186,7 +183,7 @@ def _attributes(
     settings = options.settings()
     if activations is not None:
         attrs |= stimuli_attributes(activations)
-        per_unit = any("unit" in output.dims for output in analysis.outputs.values())
+        per_unit = any("unit" in output.dims for output in analysis.outputs(options).values())
         settings |= layer_settings(activations, per_unit=per_unit)
     if "codes" in arrays:
         chosen = settings["features"] = arrays["codes"]["feature"].values.tolist()

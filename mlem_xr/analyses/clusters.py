@@ -44,7 +44,7 @@ CLUSTERS = Analysis(
     command="clusters",
     function=cluster,
     inputs=INPUTS,
-    outputs={
+    outputs=lambda options: {
         "cluster": Output(("unit",), "cluster of the unit; 0: the largest one"),
         "n_clusters": Output((), "number of clusters with the best mean silhouette"),
         "silhouette": Output((), "mean silhouette over units"),

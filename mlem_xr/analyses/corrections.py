@@ -39,7 +39,7 @@ CORRECTION = Analysis(
     command="correct-p-values",
     function=correct,
     inputs={"p_value": ("unit",)},
-    outputs={"p_value": Output(("unit",), "corrected p-value")},
+    outputs=lambda options: {"p_value": Output(("unit",), "corrected p-value")},
     options=CorrectionOptions,
     source=Source("result", _arrays, "univariate_importance", kept=True),
     original="Univariate",

@@ -47,7 +47,7 @@ DECODING = Analysis(
     command="decoding",
     function=_decode,
     inputs=INPUTS,
-    outputs={
+    outputs=lambda options: {
         "auc": Output(
             _FEATURE, "mean area under the ROC curve over held-out folds", original="AUC"
         ),

@@ -58,18 +58,20 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
 LABELS = {"fold": [0, 1]}
 
 
-def outputs(over: str | None = None) -> dict[str, Output]:
+def outputs(options: ImportanceOptions, over: str | None = None) -> dict[str, Output]:
     """Return the outputs of an analysis of importance, of one target or of several.
 
     Parameters
     ----------
+    options : ImportanceOptions
+        The options of the analysis.
     over : str, optional
         The dimension of the targets.
     """
     own = () if over is None else (over,)
     feature, fold = (*own, "feature"), (*own, "fold")
     score = "on held-out pairs"
-    return {
+    found = {
         "importance": Output(
             feature, "mean increase of the squared error when the feature is permuted", "target^2"
         ),
@@ -88,10 +90,10 @@ def outputs(over: str | None = None) -> dict[str, Output]:
         ),
         "mse": Output(own, f"mean squared error {score}", "target^2", original="score_MSE"),
         "variance": Output(own, "variance of the target on held-out pairs", "target^2"),
-        "mae": Output(
-            own, f"mean absolute error {score}", "target", original="score_MAE", optional=True
-        ),
     }
+    if options.mae:
+        found["mae"] = Output(own, f"mean absolute error {score}", "target", original="score_MAE")
+    return found
 
 
 def warn_of_useless_features(arrays: Mapping[str, xr.DataArray], _: Any) -> None:

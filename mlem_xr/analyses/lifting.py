@@ -31,8 +31,6 @@ class Output:
     dtype: Literal["float64", "bool"] = "float64"
     original: str | None = None
     """Its column in the original program's tables, where that is another one."""
-    optional: bool = False
-    """Whether it is there only where the option of its name is on."""
 
     @property
     def attrs(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ NEURAL_DISTANCES = Analysis(
     command="distances",
     function=neural_distances,
     inputs={"activation": ("sentence", "unit")},
-    outputs={"distance": Output(("sentence", "other_sentence"), "distance")},
+    outputs=lambda options: {"distance": Output(("sentence", "other_sentence"), "distance")},
     options=DistanceOptions,
     stage="distances",
 )

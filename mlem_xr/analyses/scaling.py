@@ -59,7 +59,7 @@ SCALING = Analysis(
     command="mds",
     function=place_sentences,
     inputs={"activation": ("sentence", "unit")},
-    outputs={
+    outputs=lambda options: {
         "position": Output(("sentence", "axis"), "position", "distance"),
         "stress": Output((), "raw stress", "distance^2"),
     },

@@ -104,8 +104,10 @@ def _with_original_names(table: pd.DataFrame, result: xr.Dataset) -> pd.DataFram
 
     name = result.attrs.get("analysis", "")
     analysis = ANALYSES.get(name)
-    outputs = {} if analysis is None else analysis.outputs
-    renamed = {k: output.original for k, output in outputs.items() if output.original}
+    renamed = {}
+    if analysis is not None:
+        outputs = analysis.outputs(analysis.options_of(result.attrs["settings"]))
+        renamed = {k: output.original for k, output in outputs.items() if output.original}
     table = table.rename(columns=_ORIGINAL_LABELS | renamed)
     if "step" in table:
         # The original counts MultiBERTs steps in thousands; a final network has none.

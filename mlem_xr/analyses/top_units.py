@@ -82,8 +82,10 @@ TOP_UNITS = Analysis(
     command="top-units",
     function=explain_top_units,
     inputs={"activation": INPUTS["activation"], "score": ("unit",), "codes": INPUTS["codes"]},
-    outputs=outputs("k")
-    | {"chosen": Output(("k", "unit"), "whether a unit is among the k best", dtype="bool")},
+    outputs=lambda options: {
+        **outputs(options, "k"),
+        "chosen": Output(("k", "unit"), "whether a unit is among the k best", dtype="bool"),
+    },
     options=TopUnitOptions,
     labels=lambda options: LABELS | {"k": options.k},
     check=_check,

@@ -30,8 +30,8 @@ def command(analysis: Analysis) -> click.Command:
         if output is not None:
             check_path(output, TABLES)
         found = _analyze(analysis, store, values)
-        leading = analysis.outputs.get(analysis.leading)
-        if leading is not None and "feature" in leading.dims and "unit" not in leading.dims:
+        leading = found[analysis.leading].dims if analysis.leading in found else ()
+        if "feature" in leading and "unit" not in leading:
             print_profile(found, leading=analysis.leading)
         if output is not None:
             mx.write_table(mx.to_dataframe(found, names=names), output)

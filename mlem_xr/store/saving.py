@@ -229,8 +229,8 @@ class _Layout(NamedTuple):
 
 def _layout(analysis: Analysis, settings: Mapping[str, Any], activations: xr.Dataset) -> _Layout:
     """Return the variables that a whole result has, and the sizes of its own dimensions."""
-    options = analysis.options(**{name: settings[name] for name in analysis.options.names()})
-    outputs = analysis.present(options)
+    options = analysis.options_of(settings)
+    outputs = analysis.outputs(options)
     sizes = {
         **{dim: activations.sizes[dim] for dim in ("sentence", "unit")},
         "feature": len(settings.get("features", [])),
