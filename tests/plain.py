@@ -68,12 +68,52 @@ def sentence_splits(n: int, random_state: int) -> list[tuple[np.ndarray, ...]]:
     return splits
 
 
+def u_statistic_error(influence: np.ndarray, pairs: np.ndarray, items: np.ndarray) -> float:
+    """Square of the standard error of a mean over pairs (pair, 2) of sentences, over items.
+
+    With one sentence per item: 4/n times the variance of the means over partners.
+    """
+    sentences = sorted(set(pairs.ravel().tolist()))
+    means = {}
+    for sentence in sentences:
+        means[sentence] = np.mean(
+            [v for v, pair in zip(influence, pairs, strict=True) if sentence in pair]
+        )
+    mean, n = np.mean(list(means.values())), len(sentences)
+    pooled: dict = {}
+    for sentence in sentences:
+        pooled[items[sentence]] = pooled.get(items[sentence], 0.0) + means[sentence] - mean
+    return 4 / n**2 * sum(value**2 for value in pooled.values()) * n / (n - 1)
+
+
+def errors_over_sentences(x, y, splits, out) -> dict[str, np.ndarray]:
+    """Standard errors over sentences of one target, as DESIGN writes their influence functions."""
+    n = round((1 + np.sqrt(1 + 8 * len(y))) / 2)
+    pairs = np.array(list(combinations(range(n), 2)))
+    sizes = np.array([len(test) for *_, test in splits])
+    squares, r2_squares = np.zeros(x.shape[1]), 0.0
+    for fold, (*_, test) in enumerate(splits):
+        w, own = out["weight"][fold], x[test]
+        r = y[test] - out["intercept"][fold] - own @ w
+        for k in range(x.shape[1]):
+            xk, u = own[:, k], own[:, k].mean()
+            phi = w[k] ** 2 * (u - 2 * u * xk + xk) - 2 * w[k] * (u - xk) * r
+            phi = phi + (xk - u) * (w[k] ** 2 * (1 - 2 * u) - 2 * w[k] * r.mean())
+            error = u_statistic_error(phi, pairs[test], np.arange(n))
+            squares[k] += (sizes[fold] / sizes.sum()) ** 2 * error
+        m, v, deviation = np.mean(r**2), np.var(y[test]), y[test] - y[test].mean()
+        psi = m / v**2 * (deviation**2 - v) - (r**2 - m) / v
+        r2_squares += u_statistic_error(psi, pairs[test], np.arange(n)) / len(splits) ** 2
+    return {"std_error": np.sqrt(squares), "r2_std_error": np.sqrt(r2_squares)}
+
+
 def explain(
-    x: np.ndarray, y: np.ndarray, splits: list, alphas=ALPHAS, permuted=None
+    x: np.ndarray, y: np.ndarray, splits: list, alphas=ALPHAS, permuted=None, sentences=False
 ) -> dict[str, np.ndarray]:
     """All outputs of an importance analysis for one target.
 
     `permuted` gives, for each fold, what is permuted in its held-out pairs, if not x itself.
+    `sentences`: whether the errors are over sentences.
     """
     out: dict[str, list] = {
         k: [] for k in ("weight", "intercept", "alpha", "r2", "r", "mse", "variance", "mae")
@@ -107,9 +147,12 @@ def explain(
         increases.append(increase)
     increase = np.concatenate(increases)
     importance = increase.mean(axis=0)
-    std_error = increase.std(axis=0, ddof=1) / np.sqrt(len(increase))
+    errors = {"std_error": increase.std(axis=0, ddof=1) / np.sqrt(len(increase))}
+    if sentences:
+        errors = errors_over_sentences(x, y, splits, out)
+    std_error = errors["std_error"]
     with np.errstate(divide="ignore", invalid="ignore"):
         p_value = np.where(std_error > 0, norm.sf(importance / std_error), 1.0)
     means = {name: np.mean(out[name]) for name in ("r2", "r", "mse", "variance", "mae")}
     folds = {name: np.array(out[name]) for name in ("weight", "intercept", "alpha")}
-    return {"importance": importance, "std_error": std_error, "p_value": p_value, **means, **folds}
+    return {"importance": importance, **errors, "p_value": p_value, **means, **folds}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mlem_xr.kernels import moments
-from mlem_xr.kernels.design import fold_labels, pair_design
+from mlem_xr.kernels.design import pair_design
+from mlem_xr.kernels.folds import pair_labels
 from mlem_xr.kernels.targets import TARGETS
 
 SQUARE = TARGETS["square"]
@@ -17,7 +18,7 @@ CODES = np.random.default_rng(0).integers(-1, 2, (60, 3)).astype(np.int32)
 def plain_sums(activation, function, *, min_max):
     """Sum `function(y, group)` per group and unit over a loop of pairs."""
     design = pair_design(CODES)
-    label = fold_labels(60, folds="pairs", random_state=0)
+    label, _ = pair_labels(60, folds="pairs", random_state=0)
     rows = [tuple(row) for row in design.pattern.astype(int)]
     pairs = list(combinations(range(60), 2))
     result = np.zeros((design.n_pairs.size, activation.shape[1]))

@@ -6,8 +6,9 @@ import xarray as xr
 
 import plain
 from mlem_xr.kernels.conditional import residuals
-from mlem_xr.kernels.design import fold_labels, pair_design
+from mlem_xr.kernels.design import pair_design
 from mlem_xr.kernels.errors import Undefined
+from mlem_xr.kernels.folds import pair_labels
 from mlem_xr.kernels.patterns import pair_patterns
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli import feature_correlation, feature_distances
@@ -36,7 +37,7 @@ def test_patterns_are_the_distinct_rows_of_feature_distances(n, n_features):
 def test_pairs_are_sorted_by_fold_subset_and_pattern(folds):
     codes = random_codes(30, 3)
     design = pair_design(codes, folds=folds, random_state=3)
-    label = fold_labels(30, folds=folds, random_state=3)
+    label, _ = pair_labels(30, folds=folds, random_state=3)
     n_groups = design.n_pairs.size
     expected = {g: [] for g in range(n_groups)}
     n_patterns = len(design.pattern)
@@ -55,7 +56,7 @@ def test_pairs_are_sorted_by_fold_subset_and_pattern(folds):
 
 
 def test_folds_of_pairs_are_the_splitters_of_scikit_learn():
-    label = fold_labels(25, folds="pairs", random_state=5)
+    label, _ = pair_labels(25, folds="pairs", random_state=5)
     for fold, (train, validation, refit, test) in enumerate(plain.pair_splits(300, 5)):
         other = 2 * (1 - fold)
         np.testing.assert_array_equal(np.flatnonzero(label == other), np.sort(train))
@@ -65,7 +66,7 @@ def test_folds_of_pairs_are_the_splitters_of_scikit_learn():
 
 
 def test_folds_of_sentences_keep_every_sentence_on_one_side():
-    label = fold_labels(25, folds="sentences", random_state=5)
+    label, _ = pair_labels(25, folds="sentences", random_state=5)
     table = list(combinations(range(25), 2))
     for fold, split in enumerate(plain.sentence_splits(25, 5)):
         other = 3 * (1 - fold)

@@ -6,18 +6,21 @@ from scipy.optimize import nnls
 from sklearn.linear_model import Ridge
 
 from mlem_xr.kernels import ridge
+from mlem_xr.kernels.statistics import regressors, statistics
 
 ALPHAS = 10.0 ** np.arange(-4, 5)
 
 
-def rows_of(x):
-    """Rows that each stand for themselves."""
-    return ridge.regressors(x, np.ones(len(x)))
+def sums_of(x, y, count=None):
+    """Sums over rows that each stand for themselves, or for so many."""
+    count = np.ones(len(x)) if count is None else count
+    total = y * count[:, np.newaxis]
+    return statistics(regressors(x, count), x, total, y * total)
 
 
 def fit_all(x, y, alphas):
     """Train, validate and refit on the same rows."""
-    return ridge.fit(ridge.FoldRegressors(*[rows_of(x)] * 3), y, y, y, np.asarray(alphas))
+    return ridge.fit(*[sums_of(x, y)] * 3, np.asarray(alphas))
 
 
 def random_problem(seed, n=60, n_features=6, n_targets=4):
@@ -31,9 +34,8 @@ def random_problem(seed, n=60, n_features=6, n_targets=4):
 def test_fit_is_the_ridge_of_scikit_learn(seed):
     x, y = random_problem(seed)
     train, validation = slice(0, 40), slice(40, 60)
-    rows = ridge.FoldRegressors(rows_of(x[train]), rows_of(x[validation]), rows_of(x))
-    # The same patterns serve all three in the library; here each has rows of its own.
-    fit = ridge.fit(rows, y[train], y[validation], y, ALPHAS)
+    sums = [sums_of(x[part], y[part]) for part in (train, validation, slice(None))]
+    fit = ridge.fit(*sums, ALPHAS)
     for t in range(y.shape[1]):
         errors = [
             np.mean(
@@ -72,15 +74,14 @@ def test_weights_solve_the_non_negative_least_squares_problem(seed, n_features, 
 def test_patterns_with_counts_are_repeated_rows():
     x, y = random_problem(0, n_targets=2)
     count = np.arange(len(x)) % 3 + 1
-    repeated = rows_of(np.repeat(x, count, axis=0))
-    grouped = ridge.regressors(x, count.astype(float))
-    np.testing.assert_allclose(grouped.n_pairs, repeated.n_pairs)
+    repeated = sums_of(np.repeat(x, count, axis=0), np.repeat(y, count, axis=0))
+    grouped = sums_of(x, y, count.astype(float))
+    for name in ("n_pairs", "mean", "gram"):
+        ours, theirs = (getattr(sums.regressors, name) for sums in (grouped, repeated))
+        np.testing.assert_allclose(ours, theirs)
     np.testing.assert_allclose(grouped.mean, repeated.mean)
-    np.testing.assert_allclose(grouped.gram, repeated.gram)
-    ours = ridge.targets(grouped, y * count[:, np.newaxis])
-    theirs = ridge.targets(repeated, np.repeat(y, count, axis=0))
-    np.testing.assert_allclose(ours.mean, theirs.mean)
-    np.testing.assert_allclose(ours.cross, theirs.cross, atol=1e-10)
+    np.testing.assert_allclose(grouped.cross, repeated.cross, atol=1e-10)
+    np.testing.assert_allclose(grouped.yy, repeated.yy)
 
 
 def test_the_smaller_alpha_wins_a_tie():

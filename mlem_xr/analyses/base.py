@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -71,8 +72,8 @@ class Analysis:
     along: str | None = None
     """A dimension that the function goes along one by one, so that tasks may cut it; the first of
     all outputs."""
-    per_task: Callable[[int], int] = lambda n_sentences: 1
-    """How much of it a task takes at most."""
+    per_task: Callable[[int, Any], int] = lambda n_sentences, options: 1
+    """How much of it a task takes at most, for so many sentences and these options."""
     stage: Stage = "importance"
     """What `refresh` calls it."""
     original: str | None = None
@@ -146,6 +147,9 @@ def _inputs(
         arrays["activation"] = activations["activation"]
     if activations is not None and "codes" in analysis.inputs:
         arrays["codes"] = feature_codes(activations, features)
+        arrays["items"] = xr.zeros_like(arrays["codes"]) + np.arange(
+            activations.sizes["sentence"], dtype=np.int32
+        ).reshape(-1, 1)
     return {name: arrays[name] for name in analysis.inputs}
 
 

@@ -46,7 +46,7 @@ DECODING = Analysis(
     help="Score how well a linear classifier reads each feature from each layer.",
     command="decoding",
     function=_decode,
-    inputs=INPUTS,
+    inputs={name: INPUTS[name] for name in ("activation", "codes")},
     outputs=lambda options: {
         "auc": Output(
             _FEATURE, "mean area under the ROC curve over held-out folds", original="AUC"

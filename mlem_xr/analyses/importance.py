@@ -31,7 +31,9 @@ class ImportanceOptions(Options):
     target: str = option(
         "square", "What is predicted: square, or none (the distance itself).", known=TARGETS
     )
-    min_max: bool = option(True, "Scale the distances to [0, 1].")
+    min_max: bool | None = option(
+        None, "Scale the distances to [0, 1]; by default with folds of pairs, not of sentences."
+    )
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
     conditional: Conditional = option(
         False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
@@ -49,10 +51,18 @@ class ImportanceOptions(Options):
     )
     mae: bool = option(False, "Compute the mean absolute error too.")
 
+    @classmethod
+    def settled(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Choose the scale that goes with the folds, where none is given."""
+        if values["min_max"] is not None:
+            return values
+        return values | {"min_max": values["folds"] == "pairs"}
+
 
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "activation": ("sentence", "unit"),
     "codes": ("sentence", "feature"),
+    "items": ("sentence", "feature"),
 }
 
 LABELS = {"fold": [0, 1]}
@@ -71,14 +81,16 @@ def outputs(options: ImportanceOptions, over: str | None = None) -> dict[str, Ou
     own = () if over is None else (over,)
     feature, fold = (*own, "feature"), (*own, "fold")
     score = "on held-out pairs"
+    over_sentences = options.folds == "sentences"
+    basis = "over sentences" if over_sentences else "over pairs, as if they were independent"
     found = {
         "importance": Output(
             feature, "mean increase of the squared error when the feature is permuted", "target^2"
         ),
         "std_error": Output(
-            feature, "standard error of the importance over pairs", "target^2", original="std"
+            feature, f"standard error of the importance {basis}", "target^2", original="std"
         ),
-        "p_value": Output(feature, "one-sided p-value of the importance", original="pval"),
+        "p_value": Output(feature, f"one-sided p-value of the importance {basis}", original="pval"),
         "weight": Output(
             (*fold, "feature"), "non-negative weight of the feature distance", "target"
         ),
@@ -91,6 +103,8 @@ def outputs(options: ImportanceOptions, over: str | None = None) -> dict[str, Ou
         "mse": Output(own, f"mean squared error {score}", "target^2", original="score_MSE"),
         "variance": Output(own, "variance of the target on held-out pairs", "target^2"),
     }
+    if over_sentences:
+        found["r2_std_error"] = Output(own, "standard error of R2 over sentences")
     if options.mae:
         found["mae"] = Output(own, f"mean absolute error {score}", "target", original="score_MAE")
     return found

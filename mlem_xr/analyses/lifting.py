@@ -76,7 +76,7 @@ def lift(
     outputs: Mapping[str, Output],
     labels: Mapping[str, Sequence[Any]],
     along: str | None,
-    per_task: Callable[[int], int],
+    per_task: Callable[[int, Any], int],
 ) -> dict[str, xr.Variable]:
     """Apply a function to every representation, lazily if an array is lazy.
 
@@ -96,7 +96,7 @@ def lift(
     ]
     dims = [*leading, *([along] if along else [])]
     if any(array.chunks is not None for array in arrays.values()):
-        most = per_task(sizes.get("sentence", 0))
+        most = per_task(sizes.get("sentence", 0), options)
         blocks = [_chunked(block, leading, along, most) for block in blocks]
         packed = da.blockwise(
             _over_block,

@@ -36,7 +36,7 @@ def multivariate_importance(
     *,
     distance: str = "euclidean",
     target: str = "square",
-    min_max: bool = True,
+    min_max: bool | None = None,
     zscore: bool = False,
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
@@ -47,14 +47,24 @@ def multivariate_importance(
 ) -> xr.Dataset:
     """Explain the distances over all units of a layer by the features of the sentences.
 
-    For each pair of sentences with neural distance d, the target ``y = ((d - m) / (M - m))^2``,
-    with m and M the smallest and largest distance of all pairs, is predicted as ``b + w.x`` from
-    the feature distances x with w >= 0, by ridge regression with two-fold cross-validation. The
-    importance of feature k is the mean increase of the squared error on held-out pairs over all
-    permutations of x_k, computed exactly from the moments of y per covariate pattern.
+    For each pair of sentences with neural distance d, the target ``y = d^2`` (min-max scaled or
+    not) is predicted as ``b + w.x`` from the feature distances x with w >= 0, by ridge regression
+    with two-fold cross-validation. The importance of feature k is the mean increase of the squared
+    error on held-out pairs over all permutations of x_k, computed exactly.
 
-    Errors and p-values treat pairs as independent, as the original program does. They are not: two
-    pairs that share a sentence are related. Read small p-values with that in mind.
+    With ``folds="pairs"`` (the original protocol), errors and p-values treat pairs as independent.
+    They are not: two pairs that share a sentence are related, and these errors are too small. With
+    ``folds="sentences"`` no sentence is on both sides, and errors are over sentences ::
+
+        std_error_k^2 = 4/n Var_i( mean over j of psi_ij )
+
+    where psi_ij is the influence of a held-out pair on the importance of this fit (a U-statistic,
+    Hoeffding 1948). The interval ``importance +- 1.96 std_error`` is about the importance of the
+    metric as it was fitted on fresh sentences. `randomization_test` tests features without a metric
+    and without held-out sentences.
+
+    With folds of sentences and squared Euclidean distances that are not min-max scaled, no pair is
+    visited: cost and memory grow with the sentences.
 
     Parameters
     ----------
@@ -66,8 +76,12 @@ def multivariate_importance(
         of the Euclidean norms.
     target : {"square", "none"}
         What is predicted: the square of the distance, or the distance itself.
-    min_max : bool
-        Whether the distances of all pairs are scaled to [0, 1] before they become targets.
+    min_max : bool, optional
+        Whether the distances of all pairs are scaled to [0, 1] before they become targets:
+        ``((d - m) / (M - m))^2`` with the smallest and the largest distance m and M. By default
+        with folds of pairs, as in the original protocol, and not with folds of sentences, where it
+        would let held-out sentences into the training. Importance / variance is the same on any
+        scale without a shift m.
     zscore : bool
         Whether every unit is brought to mean 0 and standard deviation 1 over the sentences first.
     conditional : {False, True, "exact"}
@@ -94,8 +108,9 @@ def multivariate_importance(
         Lazy if `activations` is; all float64, NaN where nothing was recorded. `importance` and
         `std_error` (..., layer, feature) in squared units of y; `p_value` (..., layer, feature);
         `weight` (..., layer, fold, feature); `alpha` and `intercept` (..., layer, fold); `r2`,
-        `r`, `mse`, `variance` of the target (so that importance / variance is a drop of R2) and,
-        with `mae=True`, `mae` (..., layer), means over the folds.
+        `r`, `mse`, `variance` of the target (so that importance / variance is a drop of R2),
+        `r2_std_error` over sentences with ``folds="sentences"`` and, with `mae=True`, `mae`
+        (..., layer), means over the folds.
 
     Raises
     ------
@@ -111,6 +126,8 @@ def multivariate_importance(
     References
     ----------
     Jalouzot et al. 2024, Metric-Learning Encoding Models, arXiv 2402.11608.
+    Hoeffding 1948, A class of statistics with asymptotically normal distribution,
+    https://doi.org/10.1214/aoms/1177730196.
 
     Examples
     --------

@@ -42,8 +42,14 @@ class Options:
     """The options of an analysis: every field is an `option`, checked when an instance is made."""
 
     def __post_init__(self) -> None:
-        for name in self.names():
-            object.__setattr__(self, name, self.checked(name, getattr(self, name)))
+        checked = {name: self.checked(name, getattr(self, name)) for name in self.names()}
+        for name, value in self.settled(checked).items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def settled(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Give values to options that others decide about where they are not given (None)."""
+        return values
 
     @classmethod
     def names(cls) -> list[str]:
@@ -79,10 +85,12 @@ class Options:
         return cls(**{name: values[name] for name in cls.names()})
 
     @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Return the options that need not be given, as settings."""
+    def defaults(cls, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the options that need not be given, as settings, beside those that are."""
         given = {s.name: s.default for s in fields(cls) if s.default is not MISSING}
-        return {name: plain(cls.checked(name, value)) for name, value in given.items()}
+        given |= {k: v for k, v in (settings or {}).items() if k in cls.names()}
+        checked = {name: cls.checked(name, value) for name, value in given.items()}
+        return {name: plain(value) for name, value in cls.settled(checked).items()}
 
     def settings(self) -> dict[str, Any]:
         """Return the options as JSON knows them."""
@@ -96,7 +104,11 @@ def plain(value: Any) -> Any:
 
 def choices(kind: Any) -> list[Any]:
     """Return the values of a type that has few of them."""
-    return [False, True] if kind is bool else list(get_args(kind))
+    if kind is bool:
+        return [False, True]
+    if kind == bool | None:
+        return [None, False, True]
+    return list(get_args(kind))
 
 
 def is_literal(kind: Any) -> bool:

@@ -81,7 +81,8 @@ TOP_UNITS = Analysis(
     help="Explain the distances over the best units of each layer.",
     command="top-units",
     function=explain_top_units,
-    inputs={"activation": INPUTS["activation"], "score": ("unit",), "codes": INPUTS["codes"]},
+    inputs={"activation": INPUTS["activation"], "score": ("unit",)}
+    | {name: INPUTS[name] for name in ("codes", "items")},
     outputs=lambda options: {
         **outputs(options, "k"),
         "chosen": Output(("k", "unit"), "whether a unit is among the k best", dtype="bool"),
@@ -102,7 +103,7 @@ def top_unit_importance(
     k: int | Iterable[int],
     distance: str = "euclidean",
     target: str = "square",
-    min_max: bool = True,
+    min_max: bool | None = None,
     zscore: bool = False,
     conditional: Conditional = False,
     features: Iterable[str] | None = None,

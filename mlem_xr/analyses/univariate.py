@@ -20,11 +20,14 @@ from mlem_xr.analyses.importance import (
 from mlem_xr.analyses.options import option
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.kernels.explain import explain_units
+from mlem_xr.kernels.explain_levels import on_levels
 from mlem_xr.kernels.targets import BLOCK
 from mlem_xr.schema import InputError, choose
 
 _PAIRS_PER_TASK = 5e8
-"""Pairs x units of a task: a tenth of a second of work or more, so that its overhead is small."""
+_SENTENCES_PER_TASK = 1e7
+"""Pairs or sentences x units of a task, as its cost grows with the ones or the others: a tenth of a
+second of work or more, so that its overhead is small."""
 
 
 def _check_distance(name: str, value: Any) -> str:
@@ -49,10 +52,12 @@ class UnivariateOptions(ImportanceOptions):
     )
 
 
-def units_per_task(n_sentences: int) -> int:
+def units_per_task(n_sentences: int, options: UnivariateOptions) -> int:
     """Return how many units a task takes at most: some blocks of them."""
-    n_pairs = n_sentences * (n_sentences - 1) / 2
-    return BLOCK * max(1, round(_PAIRS_PER_TASK / n_pairs / BLOCK))
+    most = _PAIRS_PER_TASK / (n_sentences * (n_sentences - 1) / 2)
+    if on_levels(options):
+        most = _SENTENCES_PER_TASK / n_sentences
+    return BLOCK * max(1, round(most / BLOCK))
 
 
 UNIVARIATE = Analysis(
@@ -76,7 +81,7 @@ def univariate_importance(
     *,
     distance: str = "euclidean",
     target: str = "square",
-    min_max: bool = True,
+    min_max: bool | None = None,
     zscore: bool = False,
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
@@ -89,7 +94,8 @@ def univariate_importance(
 
     The same as `multivariate_importance` with the neural distance ``d = |a_i - a_j|`` of one unit:
     the sums over pairs are fused with the distance, so that a layer of units costs one pass at
-    memory speed.
+    memory speed. With ``folds="sentences"`` no pair is visited at all: the cost grows with the
+    sentences, not with their square, and units that are mostly 0 cost less.
 
     Parameters
     ----------

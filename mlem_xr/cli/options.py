@@ -1,5 +1,6 @@
 """Options of commands, made from those of the analyses."""
 
+from dataclasses import MISSING
 from typing import Any
 
 import click
@@ -79,9 +80,9 @@ def given(analysis: Analysis, values: dict[str, Any], prefix: str = "") -> dict[
 def _option(options: type[Options], name: str, prefix: str) -> click.Option:
     spec, kind = options.spec(name), options.kind(name)
     flag = (prefix + (spec.metadata["flag"] or name)).replace("_", "-")
-    default = options.defaults().get(name)
+    default = None if spec.default is MISSING else spec.default
     help = f"{spec.metadata['help']}{_shown(kind, plain(default))}"
-    if kind is bool:
+    if kind in (bool, bool | None):
         declared = [f"--{flag}/--no-{flag}", prefix + name]
         return click.Option(declared, default=None, help=help)
     if spec.metadata["each"] is not None:

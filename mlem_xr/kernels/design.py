@@ -14,17 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels.conditional import residuals
-from mlem_xr.kernels.errors import Undefined
+from mlem_xr.kernels.folds import N_FOLDS, TRAIN, VALIDATION, pair_labels, too_few
 from mlem_xr.kernels.moments import SortedPairs
 from mlem_xr.kernels.patterns import pair_patterns, sort_pairs
-from mlem_xr.kernels.permutation import Permutation, permute
-from mlem_xr.kernels.ridge import FoldRegressors, regressors
-
-N_FOLDS = 2
-"""Cross-validation folds; a fold is trained on the pairs that are held out in the other one."""
-
-_TRAIN_SIZE = 0.8
-_TRAIN, _VALIDATION, _ACROSS = 0, 1, 2
+from mlem_xr.kernels.permutation import PairPermutation, permute
+from mlem_xr.kernels.statistics import Regressors, regressors
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class PairDesign:
     """The pairs, sorted by (fold, subset, pattern)."""
     random_state: int
     """Seed of the splits, and of the forests of conditional permutations."""
-    _permutations: dict[bool | str, list[Permutation]] = field(default_factory=dict)
+    _permutations: dict[bool | str, list[PairPermutation]] = field(default_factory=dict)
 
     @cached_property
     def n_held_out(self) -> NDArray:
@@ -50,18 +44,18 @@ class PairDesign:
         return self.n_pairs.sum(axis=1)
 
     @cached_property
-    def regressors(self) -> Sequence[FoldRegressors]:
-        """The patterns of each fold as it is trained."""
+    def regressors(self) -> Sequence[tuple[Regressors, Regressors, Regressors]]:
+        """Sums over the train pairs, the validation pairs, and all pairs that a fold holds out."""
         return [
-            FoldRegressors(
-                regressors(self.pattern, self.n_pairs[1 - fold, _TRAIN]),
-                regressors(self.pattern, self.n_pairs[1 - fold, _VALIDATION]),
-                regressors(self.pattern, self.n_held_out[1 - fold]),
+            (
+                regressors(self.pattern, self.n_pairs[fold, TRAIN]),
+                regressors(self.pattern, self.n_pairs[fold, VALIDATION]),
+                regressors(self.pattern, self.n_held_out[fold]),
             )
             for fold in range(N_FOLDS)
         ]
 
-    def permutations(self, conditional: bool | str) -> Sequence[Permutation]:
+    def permutations(self, conditional: bool | str) -> Sequence[PairPermutation]:
         """Return what permuting does in each fold, to the features or to their residuals."""
         with _building:
             if conditional not in self._permutations:
@@ -99,8 +93,7 @@ def _cached_design(
     codes = np.frombuffer(code_bytes, dtype=np.int32).reshape(shape)
     n = len(codes)
     pattern, index = pair_patterns(codes)
-    label = fold_labels(n, folds=folds, random_state=random_state)
-    n_subsets = 2 if folds == "pairs" else 3
+    label, n_subsets = pair_labels(n, folds=folds, random_state=random_state)
     group = np.where(label >= 0, label.astype(np.int32) * len(pattern) + index, -1)
     del index, label
     kept = int(np.count_nonzero(group >= 0))
@@ -108,49 +101,7 @@ def _cached_design(
     first, second = np.empty(kept, unsigned), np.empty(kept, unsigned)
     start = sort_pairs(group, N_FOLDS * n_subsets * len(pattern), first, second, n)
     count = np.diff(start).reshape(N_FOLDS, n_subsets, len(pattern)).astype(np.float64)
-    if (count.sum(axis=2)[:, [_TRAIN, _VALIDATION]] == 0).any():
-        raise Undefined(
-            f"folds: {n} sentences leave a fold of {folds!r} without training or validation "
-            f"pairs; expected more sentences, or folds='pairs'"
-        )
+    if (count.sum(axis=2)[:, [TRAIN, VALIDATION]] == 0).any():
+        raise too_few(n, folds)
     pairs = SortedPairs(first, second, start)
     return PairDesign(pattern.astype(np.float64), count, pairs, random_state)
-
-
-def fold_labels(n_sentences: int, *, folds: str, random_state: int) -> NDArray:
-    """Assign every pair to the fold that holds it out and to its subset in the other fold.
-
-    `pairs`: scikit-learn's `KFold(2, shuffle=True)` over pairs in upper-triangle order; inside each
-    training set `train_test_split(train_size=0.8)` sets validation pairs aside, both with
-    `random_state`. `sentences`: the same over sentences; pairs of sentences of different folds are
-    left out. Returns int8 (pair): fold x n_subsets + subset, -1 for pairs left out. There are 2
-    subsets (train, validation) of pairs, and 3 of sentences (the third: one training and one
-    validation sentence).
-    """
-    if folds == "pairs":
-        return _split(n_sentences * (n_sentences - 1) // 2, 2, random_state)
-    label = _split(n_sentences, 3, random_state)
-    fold, subset = np.divmod(label, 3)
-    pair_label = np.empty(n_sentences * (n_sentences - 1) // 2, np.int8)
-    start = 0
-    for i in range(n_sentences - 1):
-        row = np.where(subset[i] == subset[i + 1 :], subset[i], _ACROSS) + 3 * fold[i]
-        stop = start + len(row)
-        pair_label[start:stop] = np.where(fold[i] == fold[i + 1 :], row, -1)
-        start = stop
-    return pair_label
-
-
-def _split(n: int, n_subsets: int, random_state: int) -> NDArray:
-    from sklearn.model_selection import KFold, train_test_split
-
-    label = np.empty(n, np.int8)
-    splitter = KFold(N_FOLDS, shuffle=True, random_state=random_state)
-    for fold, (training, _) in enumerate(splitter.split(np.empty((n, 0), np.int8))):
-        train, validation = train_test_split(
-            training, train_size=_TRAIN_SIZE, random_state=random_state
-        )
-        heldout_elsewhere = (1 - fold) * n_subsets
-        label[train] = heldout_elsewhere + _TRAIN
-        label[validation] = heldout_elsewhere + _VALIDATION
-    return label

@@ -21,6 +21,9 @@ class Distance(NamedTuple):
     on_line: Callable[[NDArray], NDArray] | None = None
     """Where the sentences stand on the line of one unit, as a function of its activations, if its
     distance is that of two points on a line; None: every unit takes a matrix."""
+    in_space: Callable[[NDArray], NDArray] | None = None
+    """Where they stand in a space, as a function of their activations (sentence, unit), if the
+    distance over all units is the Euclidean one there: (sentence, axis)."""
     of_one_unit: bool = True
     """Whether it means something for a single unit."""
     from_products: bool = False
@@ -39,9 +42,13 @@ def _metric(name: str) -> Callable[[NDArray], NDArray]:
     return matrix
 
 
+def _norm(activation: NDArray) -> NDArray:
+    return np.linalg.norm(activation, axis=1, keepdims=True)
+
+
 def _norm_difference(activation: NDArray) -> NDArray:
-    norm = np.linalg.norm(activation, axis=1)
-    return np.abs(norm[:, np.newaxis] - norm)
+    norm = _norm(activation)
+    return np.abs(norm - norm.T)
 
 
 def _metrics(*names: str, **properties: Any) -> dict[str, Distance]:
@@ -49,13 +56,19 @@ def _metrics(*names: str, **properties: Any) -> dict[str, Distance]:
 
 
 DISTANCES: dict[str, Distance] = {
-    **_metrics("euclidean", "l2", on_line=np.asarray, from_products=True, centered=True),
+    **_metrics(
+        *("euclidean", "l2"),
+        on_line=np.asarray,
+        in_space=np.asarray,
+        from_products=True,
+        centered=True,
+    ),
     **_metrics("l1", "manhattan", "cityblock", "minkowski", "chebyshev", on_line=np.asarray),
     **_metrics("cosine", "correlation", "mahalanobis", of_one_unit=False),
-    **_metrics("nan_euclidean", centered=True),
+    **_metrics("nan_euclidean", in_space=np.asarray, centered=True),
     **_metrics("sqeuclidean", "seuclidean", "braycurtis", "canberra", "hamming"),
     **_metrics("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule"),
-    "norm_diff": Distance(_norm_difference, on_line=np.abs),
+    "norm_diff": Distance(_norm_difference, on_line=np.abs, in_space=_norm),
 }
 """Metrics of `sklearn.metrics.pairwise_distances` that take any matrix, and `norm_diff`, the
 difference of the Euclidean norms."""
@@ -98,15 +111,30 @@ def neural_distances(activation: NDArray, options: Any) -> dict[str, NDArray]:
 
 def is_constant(activation: NDArray) -> bool:
     """Say whether all sentences have the same activations, but for rounding."""
-    largest, spread = np.abs(activation).max(initial=0.0), np.ptp(activation, axis=0)
-    return bool(spread.max(initial=0.0) <= _ROUNDINGS * np.finfo(activation.dtype).eps * largest)
+    largest, spread = _extent(activation)
+    rounding = _ROUNDINGS * np.finfo(activation.dtype).eps
+    return bool(spread.max(initial=0.0) <= rounding * largest.max(initial=0.0))
+
+
+def constant_units(activation: NDArray) -> NDArray:
+    """Say which units are the same in all sentences, but for rounding: bool (unit)."""
+    if is_constant(activation):
+        return np.ones(activation.shape[1], bool)
+    largest, spread = _extent(activation)
+    return spread <= _ROUNDINGS * np.finfo(activation.dtype).eps * largest
 
 
 def without_rounding(activation: NDArray) -> NDArray:
     """Make units that differ by rounding alone the same in all sentences: float64."""
-    largest, spread = np.abs(activation).max(axis=0), np.ptp(activation, axis=0)
+    largest, spread = _extent(activation)
     same = spread <= _ROUNDINGS * np.finfo(activation.dtype).eps * largest
     return np.where(same, activation[0], activation).astype(np.float64)
+
+
+def _extent(activation: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the largest size of each unit, and how far its smallest and largest are apart."""
+    smallest, largest = activation.min(axis=0), activation.max(axis=0)
+    return np.maximum(np.abs(smallest), np.abs(largest)), largest - smallest
 
 
 def standardize(activation: NDArray) -> NDArray:

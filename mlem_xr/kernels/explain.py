@@ -1,27 +1,33 @@
 """Activations -> importances and scores of every feature: the path through the kernels.
 
-    activations --(distances)--> targets --(one pass over the pairs)--> moments
-    moments --(ridge)--> weights --(permutation)--> importances, errors, scores
+    activations --(distances, one pass over the pairs)--> moments per pattern --+
+    activations --(power sums per level class)--> level sums -------------------+--> statistics
+    statistics --(ridge)--> weights --(permutation)--> importances, scores --(influence)--> errors
+
+Two roads lead to the statistics. Covariate patterns take any distance, target and folds. Level
+classes take squared Euclidean distances and folds of sentences, and cost as much as there are
+sentences, not pairs; they are taken wherever they give the same.
 
 The functions take finite activations (sentence, unit), the codes of the features, int32
-(sentence, feature) with -1 where undefined, and the options of an analysis of importance as
+(sentence, feature) with -1 where undefined, the `items` that the sentences belong to, int32
+(sentence, feature), as units of the errors, and the options of an analysis of importance as
 attributes of `options`. T targets give, by name, float64
 
     importance, std_error, p_value    (T, feature)
     weight                            (T, fold, feature)
     alpha, intercept                  (T, fold)
-    r2, r, mse, variance, and mae if asked for  (T)
+    r2, r, mse, variance              (T)
+    r2_std_error with folds of sentences, mae if asked for  (T)
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
 
-from mlem_xr.kernels import moments, permutation, ridge
-from mlem_xr.kernels.design import PairDesign, pair_design
+from mlem_xr.kernels import explain_levels, explain_patterns
 from mlem_xr.kernels.distances import (
     DISTANCES,
     distance_matrix,
@@ -30,48 +36,48 @@ from mlem_xr.kernels.distances import (
     standardize,
     without_rounding,
 )
+from mlem_xr.kernels.metrics import Outputs, joined
 from mlem_xr.kernels.targets import BLOCK, TARGETS
 
-Matrices = Callable[[], Iterator[NDArray]]
-"""Gives distances (sentence, sentence), one at a time, which may be overwritten."""
 
-
-def explain_layer(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArray]:
+def explain_layer(activation: NDArray, codes: NDArray, items: NDArray, options: Any) -> Outputs:
     """Explain the distances over all units of a layer: one target, without its axis."""
-
-    def matrices() -> Iterator[NDArray]:
-        yield distance_matrix(activation, options.distance, zscore=options.zscore)
-
-    outputs = _explain_distances(matrices, codes, options)
+    in_space = DISTANCES[options.distance].in_space
+    if explain_levels.on_levels(options) and in_space is not None:
+        scaled = _scaled(activation, options)
+        outputs = explain_levels.explain_position(in_space(scaled), codes, items, options)
+    else:
+        distance = distance_matrix(activation, options.distance, zscore=options.zscore)
+        target = TARGETS[options.target].of_distances(distance, options.min_max)
+        outputs = explain_patterns.explain_targets(lambda: iter([target]), codes, items, options)
     return {name: values[0] for name, values in outputs.items()}
 
 
-def explain_units(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArray]:
+def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: Any) -> Outputs:
     """Explain the distances over each unit alone: a target per unit."""
     distance, target = DISTANCES[options.distance], TARGETS[options.target]
-    if is_constant(activation):
-        activation = np.zeros_like(activation)
-    activation = without_rounding(activation)
-    scaled = standardize(activation) if options.zscore else activation
+    if explain_levels.on_levels(options) and distance.on_line is not None:
+        return explain_levels.explain_units(activation, codes, items, options)
+    scaled = _scaled(activation, options)
     if distance.on_line is None or target.of_units is None:
 
-        def matrices() -> Iterator[NDArray]:
+        def targets() -> Iterator[NDArray]:
             for column in scaled.T:
-                yield distance_matrix(column[:, np.newaxis], options.distance)
+                matrix = distance_matrix(column[:, np.newaxis], options.distance)
+                yield target.of_distances(matrix, options.min_max)
 
-        return _explain_distances(matrices, codes, options)
-    design = _design(codes, options)
+        return explain_patterns.explain_targets(targets, codes, items, options)
+    design = explain_patterns.design_of(codes, options)
     positions = distance.on_line(scaled)
-    blocks = [
-        _explain_block(positions[:, start : start + BLOCK], design, options)
+    return joined(
+        explain_patterns.explain_block(positions[:, start : start + BLOCK], design, items, options)
         for start in range(0, positions.shape[1], BLOCK)
-    ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    )
 
 
 def explain_top_units(
-    activation: NDArray, score: NDArray, codes: NDArray, options: Any
-) -> dict[str, NDArray]:
+    activation: NDArray, score: NDArray, codes: NDArray, items: NDArray, options: Any
+) -> Outputs:
     """Explain the distances over the k units with the largest scores, for every k in one sweep.
 
     `score` is (unit), NaN: never; `options.k` ascends, and all units that equal the k-th are in
@@ -88,16 +94,30 @@ def explain_top_units(
     n_chosen = chosen.sum(axis=1)
     values = activation.T[ranked[: n_chosen.max()]].T.astype(np.float64)
     scaled = standardize(values) if options.zscore else values - values.mean(axis=0)
+    distance = DISTANCES[options.distance]
+    if explain_levels.on_levels(options) and distance.in_space is not None:
+        own = scaled if options.zscore or distance.centered else values
+        outputs = joined(
+            explain_levels.explain_position(
+                distance.in_space(own[:, :n_units]), codes, items, options
+            )
+            for n_units in n_chosen
+        )
+        return outputs | {"chosen": chosen}
 
     def matrices() -> Iterator[NDArray]:
-        if DISTANCES[options.distance].from_products:
+        if distance.from_products:
             yield from _growing_distances(scaled, n_chosen)
         else:
             for n_units in n_chosen:
                 part = (scaled if options.zscore else values)[:, :n_units]
                 yield distance_matrix(part, options.distance)
 
-    return _explain_distances(matrices, codes, options) | {"chosen": chosen}
+    def targets() -> Iterator[NDArray]:
+        for matrix in matrices():
+            yield TARGETS[options.target].of_distances(matrix, options.min_max)
+
+    return explain_patterns.explain_targets(targets, codes, items, options) | {"chosen": chosen}
 
 
 def _growing_distances(activation: NDArray, n_units: Sequence[int]) -> Iterator[NDArray]:
@@ -118,87 +138,9 @@ def _growing_distances(activation: NDArray, n_units: Sequence[int]) -> Iterator[
         yield distance
 
 
-def _design(codes: NDArray, options: Any) -> PairDesign:
-    return pair_design(codes, folds=options.folds, random_state=options.random_state)
-
-
-def _explain_distances(matrices: Matrices, codes: NDArray, options: Any) -> dict[str, NDArray]:
-    """Explain matrices of distances, of which one at a time is in memory."""
-    design = _design(codes, options)
-
-    def targets() -> Iterator[NDArray]:
-        for matrix in matrices():
-            yield TARGETS[options.target].of_distances(matrix, options.min_max)
-
-    def absolute_error(prediction: NDArray) -> NDArray:
-        columns = zip(targets(), prediction.T, strict=True)
-        errors = [moments.pair_absolute_error(y, *design.pairs, column) for y, column in columns]
-        return np.stack(errors, axis=1)
-
-    sums = [moments.pair_moments(target, *design.pairs) for target in targets()]
-    total, total_squared = (np.stack(s, axis=1) for s in zip(*sums, strict=True))
-    return _explain_targets(total, total_squared, design, options, absolute_error)
-
-
-def _explain_block(activation: NDArray, design: PairDesign, options: Any) -> Mapping[str, NDArray]:
-    """Explain a block of up to 64 units."""
-    of_units = TARGETS[options.target].of_units
-    assert of_units is not None
-    target = of_units(activation, options.min_max)
-    sums = moments.unit_moments(target, design.pairs)
-
-    def absolute_error(prediction: NDArray) -> NDArray:
-        return moments.unit_absolute_error(target, design.pairs, prediction)
-
-    outputs = _explain_targets(*sums, design, options, absolute_error)
-    return {name: values[: activation.shape[1]] for name, values in outputs.items()}
-
-
-def _explain_targets(
-    total: NDArray,
-    total_squared: NDArray,
-    design: PairDesign,
-    options: Any,
-    absolute_error: Callable[[NDArray], NDArray],
-) -> dict[str, NDArray]:
-    """Go from moments (group, target) to the outputs of every target."""
-    total, total_squared = (s.reshape(*design.n_pairs.shape, -1) for s in (total, total_squared))
-    # The pairs that a fold holds out are those that the other fold is trained on.
-    whole, whole_squared = total.sum(axis=1), total_squared.sum(axis=1)
-    permutations = design.permutations(options.conditional)
-    fits, heldouts, scores = [], [], []
-    for fold, other in ((0, 1), (1, 0)):
-        training = (total[other, 0], total[other, 1], whole[other])
-        fit = ridge.fit(design.regressors[fold], *training, np.asarray(options.alphas))
-        held_out = (design.n_held_out[fold], whole[fold], whole_squared[fold])
-        held = permutation.heldout(fit, design.pattern, *held_out)
-        fits.append(fit)
-        heldouts.append(held)
-        scores.append(permutation.scores(held, *held_out))
-    mean, std_error = permutation.importance(fits, permutations, heldouts)
-    outputs = {
-        "importance": mean,
-        "std_error": std_error,
-        "p_value": permutation.p_value(mean, std_error),
-        **{
-            name: np.stack([getattr(fit, name) for fit in fits], axis=1)
-            for name in ("weight", "alpha", "intercept")
-        },
-        **{name: np.mean([score[name] for score in scores], axis=0) for name in scores[0]},
-    }
-    if options.mae:
-        prediction = np.stack([held.prediction for held in heldouts])
-        error = _mean_absolute_error(prediction, design, absolute_error)
-        outputs["mae"] = np.where(np.isnan(outputs["mse"]), np.nan, error)
-    return outputs
-
-
-def _mean_absolute_error(
-    prediction: NDArray, design: PairDesign, absolute_error: Callable[[NDArray], NDArray]
-) -> NDArray:
-    """Average |y - f| over the held-out pairs of each fold, then over folds: (target)."""
-    n_folds, n_subsets, n_patterns = design.n_pairs.shape
-    per_group = np.repeat(prediction[:, np.newaxis], n_subsets, axis=1)
-    error = absolute_error(per_group.reshape(n_folds * n_subsets * n_patterns, -1))
-    per_fold = error.reshape(n_folds, n_subsets * n_patterns, -1).sum(axis=1)
-    return (per_fold / design.n_pairs.sum(axis=(1, 2))[:, np.newaxis]).mean(axis=0)
+def _scaled(activation: NDArray, options: Any) -> NDArray:
+    """Return activations as the distance sees them, without what rounding left: float64."""
+    if is_constant(activation):
+        activation = np.zeros_like(activation)
+    activation = without_rounding(activation)
+    return standardize(activation) if options.zscore else activation

@@ -118,6 +118,13 @@ def unit_absolute_error(target: UnitTarget, pairs: SortedPairs, prediction: NDAr
     return _unit_absolute_error(target.activation, target.shift, *pairs, scaled) * target.scale
 
 
+def targets_of_unit(target: UnitTarget, pairs: SortedPairs, unit: int) -> NDArray:
+    """Return one unit's target of each of the sorted pairs: float64 (pair)."""
+    position = target.activation[:, unit].astype(np.float64)
+    distance = np.abs(position[pairs.first] - position[pairs.second]) - target.shift[unit]
+    return distance**2 * target.scale[unit]
+
+
 @numba.njit(nogil=True, cache=True)
 def pair_moments(
     target: NDArray, first: NDArray, second: NDArray, start: NDArray
@@ -151,3 +158,31 @@ def pair_absolute_error(
         for p in range(start[g], start[g + 1]):
             total[g] += abs(target[first[p], second[p]] - prediction[g])
     return total
+
+
+@numba.njit(nogil=True, cache=True)
+def pair_influences(
+    target: NDArray,
+    first: NDArray,
+    second: NDArray,
+    start: NDArray,
+    constant: NDArray,
+    linear: NDArray,
+    square: NDArray,
+    out: NDArray,
+) -> None:
+    """Add a + b y + c y^2 of every pair to both of its sentences, in `out` (sentence, K).
+
+    `target` is one target y of the sorted pairs (pair), `constant` and `linear` are a and b of each
+    group (group, K), `square` is c of each group (group), for the last of the K alone.
+    """
+    last = out.shape[1] - 1
+    for g in range(len(start) - 1):
+        for p in range(start[g], start[g + 1]):
+            i, j, y = first[p], second[p], target[p]
+            for k in range(last + 1):
+                value = constant[g, k] + linear[g, k] * y
+                if k == last:
+                    value += square[g] * y * y
+                out[i, k] += value
+                out[j, k] += value

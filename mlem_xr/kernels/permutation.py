@@ -1,7 +1,6 @@
-"""Weights and moments -> permutation importance, standard errors, p-values and scores.
+"""Weights and statistics -> permutation importance, errors over pairs, p-values and scores.
 
-Shapes: P patterns, F features, T targets. All of it is matrix products of design arrays
-(feature x pattern) with target arrays (pattern x target).
+Shapes: P patterns, F features, T targets.
 """
 
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from mlem_xr.kernels.ridge import Fit
+from mlem_xr.kernels.statistics import Statistics
 
 _CONSTANT = 1e-12
 """A target whose variance is this small, relative to its mean square, is constant."""
@@ -20,90 +20,69 @@ _ROUNDING = 1e-26
 """The same for a prediction, of which only rounding can make a constant one vary."""
 
 
-class Permutation(NamedTuple):
-    """What permuting a feature does to a pair of each pattern, on average: design arrays.
+class Permuted(NamedTuple):
+    """Sums over the held-out pairs of a fold with what is permuted, z, less its mean u."""
 
-    With D = x' - x, x' the feature of a random pair of the same fold, D_g = E[D], C_g = E[D^2].
+    square: NDArray
+    """Sums of (z - u)^2: (F)."""
+    product: NDArray
+    """Sums of (z_k - u_k) x_l: (F, F)."""
+    cross: NDArray
+    """Sums of (z_k - u_k) y: (T, F)."""
+
+
+class PairPermutation(NamedTuple):
+    """What permuting z does to a pair of each pattern, on average: design arrays.
+
+    With D = z' - z, z' the value of a random pair of the same fold, D_g = E[D], C_g = E[D^2].
     """
 
     n_pairs: NDArray
     """Pairs of each pattern, n_g: (P)."""
+    value: NDArray
+    """z_g: (P, F)."""
     shift: NDArray
     """D_g: (F, P)."""
     square: NDArray
     """C_g: (F, P)."""
 
 
-class Heldout(NamedTuple):
-    """Predictions and residuals on the held-out pairs of one fold."""
+def permute(value: NDArray, n_pairs: NDArray) -> PairPermutation:
+    """Prepare the design arrays of one fold, whose patterns have values (P, F) and pairs (P).
 
-    prediction: NDArray
-    """f_g = b + w.x_g: (P, T)."""
-    residual: NDArray
-    """e1_g, the sum of residuals: (P, T)."""
-    residual_squared: NDArray
-    """e2_g, the sum of squared residuals: (P, T)."""
-
-
-def permute(regressor: NDArray, count: NDArray) -> Permutation:
-    """Prepare the design arrays of one fold.
-
-    `regressor` (P, F) is what is permuted: the feature distances, or their residuals given the
-    other features; `count` (P) the held-out pairs of each pattern. With mean u and mean square v of
-    x_k over the pairs of the fold, E[D] = u - x_gk and E[D^2] = v - 2 u x_gk + x_gk^2.
+    With mean u and mean square v of z_k over the pairs of the fold, E[D] = u - z_gk and
+    E[D^2] = v - 2 u z_gk + z_gk^2.
     """
-    n = count.sum()
-    mean = count @ regressor / n
-    mean_square = count @ regressor**2 / n
-    square = mean_square - 2 * mean * regressor + regressor**2
-    return Permutation(
-        count, np.ascontiguousarray((mean - regressor).T), np.ascontiguousarray(square.T)
-    )
+    n = n_pairs.sum()
+    mean = n_pairs @ value / n
+    square = n_pairs @ value**2 / n - 2 * mean * value + value**2
+    shift = np.ascontiguousarray((mean - value).T)
+    return PairPermutation(n_pairs, value, shift, np.ascontiguousarray(square.T))
 
 
-def heldout(
-    fit: Fit, pattern: NDArray, count: NDArray, total: NDArray, total_squared: NDArray
-) -> Heldout:
-    """Predict the held-out pairs of one fold.
+def features(held_out: Statistics) -> Permuted:
+    """Permute the feature distances themselves."""
+    gram = held_out.regressors.gram
+    return Permuted(np.diag(gram), gram, held_out.cross)
 
-    e1_g = s_g - n_g f_g and e2_g = q_g - 2 f_g s_g + n_g f_g^2, with pairs n_g (P) and, per target,
-    sums s_g of the targets and q_g of their squares (P, T).
+
+def residuals(design: PairPermutation, pattern: NDArray, total: NDArray) -> Permuted:
+    """Permute a value of each pattern (P, F), over which the targets sum to `total` (P, T)."""
+    weighted = design.shift * design.n_pairs
+    square = np.einsum("fp,fp->f", weighted, design.shift)
+    return Permuted(square, -weighted @ pattern, -(design.shift @ total).T)
+
+
+def importance(fit: Fit, permuted: Permuted, n_pairs: float) -> NDArray:
+    """Compute the permutation importances on the n held-out pairs of a fold: (T, F).
+
+    The mean increase of the squared error over all permutations of z_k, with residuals r, in the
+    unit of the squared target:
+
+        importance_k = 1/n sum over pairs  2 w_k^2 (z_k - u_k)^2 + 2 w_k (z_k - u_k) r
     """
-    prediction = pattern @ fit.weight.T + fit.intercept
-    expected = count[:, np.newaxis] * prediction
-    residual = total - expected
-    residual_squared = total_squared - prediction * (total + residual)
-    return Heldout(prediction, residual, residual_squared)
-
-
-def importance(
-    fits: Sequence[Fit], permutations: Sequence[Permutation], heldouts: Sequence[Heldout]
-) -> tuple[NDArray, NDArray]:
-    """Compute the permutation importance of every feature and its standard error: (T, F).
-
-    importance_k = (1/n) sum_folds sum_g (w_k^2 C_g n_g - 2 w_k D_g e1_g), the mean increase of the
-    squared error over all permutations, in the unit of the squared target. With
-    a_g = w_k^2 C_g - importance_k and b_g = 2 w_k D_g,
-    std_error_k^2 = sum_folds sum_g (n_g a_g^2 - 2 a_g b_g e1_g + b_g^2 e2_g) / n / (n - 1).
-    """
-    n = sum(design.n_pairs.sum() for design in permutations)
-    increase = 0.0
-    for fit, design, held in zip(fits, permutations, heldouts, strict=True):
-        squares = design.square @ design.n_pairs
-        increase = increase + fit.weight**2 * squares
-        increase -= 2 * fit.weight * (design.shift @ held.residual).T
-    mean: NDArray = np.asarray(increase) / n
-
-    spread = 0.0
-    for fit, design, held in zip(fits, permutations, heldouts, strict=True):
-        squared = fit.weight**2
-        spread = spread + squared**2 * (design.square**2 @ design.n_pairs)
-        spread -= 2 * squared * mean * (design.square @ design.n_pairs)
-        spread += mean**2 * design.n_pairs.sum()
-        product = ((design.square * design.shift) @ held.residual).T
-        spread -= 4 * fit.weight * (squared * product - mean * (design.shift @ held.residual).T)
-        spread += 4 * squared * (design.shift**2 @ held.residual_squared).T
-    return mean, np.sqrt(np.maximum(spread, 0.0) / n / (n - 1))
+    residual = permuted.cross - fit.weight @ permuted.product.T
+    return 2 * fit.weight * (fit.weight * permuted.square + residual) / n_pairs
 
 
 def p_value(mean: NDArray, std_error: NDArray) -> NDArray:
@@ -112,26 +91,23 @@ def p_value(mean: NDArray, std_error: NDArray) -> NDArray:
     return np.where(certain, 1.0, ndtr(-mean / np.where(certain, 1.0, std_error)))
 
 
-def scores(
-    held: Heldout, count: NDArray, total: NDArray, total_squared: NDArray
-) -> dict[str, NDArray]:
+def scores(fit: Fit, held_out: Statistics) -> dict[str, NDArray]:
     """Score the predictions of one fold on its held-out pairs: float64 (T) by name.
 
     `r2` (coefficient of determination), `r` (Pearson correlation of prediction and target), `mse`
     (mean squared error) and `variance` of the target. NaN for a constant target; `r` also for a
     constant prediction.
     """
-    n = count.sum()
-    mean = total.sum(axis=0) / n
-    mean_square = total_squared.sum(axis=0) / n
-    variance = mean_square - mean**2
+    rows, n = held_out.regressors, held_out.regressors.n_pairs
+    cross, mean_square = held_out.cross, held_out.yy / n
+    variance = mean_square - held_out.mean**2
     varies = variance > _CONSTANT * mean_square
     variance = np.where(varies, variance, np.nan)
-    mse = np.where(varies, held.residual_squared.sum(axis=0) / n, np.nan)
-    centered = held.prediction - count @ held.prediction / n
-    spread = count @ centered**2 / n
-    predicts = spread > _ROUNDING * (count @ held.prediction**2 / n)
-    covariance = np.einsum("pt,pt->t", centered, total) / n
+    mean = fit.intercept + fit.weight @ rows.mean
+    spread = np.einsum("tf,fg,tg->t", fit.weight, rows.gram, fit.weight) / n
+    covariance = np.einsum("tf,tf->t", fit.weight, cross) / n
+    mse = variance - 2 * covariance + spread + (held_out.mean - mean) ** 2
+    predicts = spread > _ROUNDING * (spread + mean**2)
     product = np.where(predicts, spread * variance, np.nan)
     return {
         "r2": 1.0 - mse / variance,
@@ -139,3 +115,33 @@ def scores(
         "mse": mse,
         "variance": variance,
     }
+
+
+def error_over_pairs(
+    fits: Sequence[Fit],
+    permutations: Sequence[PairPermutation],
+    moments: Sequence[tuple[NDArray, NDArray]],
+    pattern: NDArray,
+    mean: NDArray,
+) -> NDArray:
+    """Compute the original's standard error of importances `mean`, as if pairs were independent.
+
+    `moments` are, per fold, the sums s_g of the targets and q_g of their squares (P, T). With
+    predictions f_g, residuals sum to e1_g = s_g - n_g f_g and e2_g = q_g - 2 f_g s_g + n_g f_g^2.
+    With a_g = w_k^2 C_g - importance_k and b_g = 2 w_k D_g,
+    std_error_k^2 = sum_folds sum_g (n_g a_g^2 - 2 a_g b_g e1_g + b_g^2 e2_g) / n / (n - 1).
+    """
+    n = sum(design.n_pairs.sum() for design in permutations)
+    spread = 0.0
+    for fit, design, (total, total_squared) in zip(fits, permutations, moments, strict=True):
+        prediction = pattern @ fit.weight.T + fit.intercept
+        residual = total - design.n_pairs[:, np.newaxis] * prediction
+        residual_squared = total_squared - prediction * (total + residual)
+        squared = fit.weight**2
+        spread = spread + squared**2 * (design.square**2 @ design.n_pairs)
+        spread -= 2 * squared * mean * (design.square @ design.n_pairs)
+        spread += mean**2 * design.n_pairs.sum()
+        product = ((design.square * design.shift) @ residual).T
+        spread -= 4 * fit.weight * (squared * product - mean * (design.shift @ residual).T)
+        spread += 4 * squared * (design.shift**2 @ residual_squared).T
+    return np.sqrt(np.maximum(spread, 0.0) / n / (n - 1))

@@ -1,7 +1,6 @@
-"""Moments -> weights: non-negative ridge regression with intercept, batched over targets.
+"""Statistics -> weights: non-negative ridge regression with intercept, batched over targets.
 
-Shapes: P patterns, F features, T targets. Everything that does not depend on the target (means and
-Gram matrices of the patterns) is computed once per fold.
+Shapes: F features, T targets.
 """
 
 from typing import NamedTuple
@@ -10,50 +9,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from mlem_xr.kernels.statistics import Statistics
+
 _TOLERANCE = 1e-12
 """Relative to the largest right-hand side: below it, a gradient counts as zero."""
-
-_ROUNDING = 1e-13
-"""Relative to the mean target: a smaller covariance is a rounding error."""
-
-
-class Regressors(NamedTuple):
-    """What the regression needs from the patterns of a set of pairs, whatever the targets."""
-
-    n_pairs: float
-    """Number of pairs."""
-    mean: NDArray
-    """Mean feature distances: (F)."""
-    centered: NDArray
-    """Feature distances of the patterns less their mean: (P, F)."""
-    gram: NDArray
-    """Sum over pairs of (x - mean)(x - mean)': (F, F)."""
-
-
-class Targets(NamedTuple):
-    """What the regression needs from the targets of a set of pairs."""
-
-    mean: NDArray
-    """Mean targets: (T)."""
-    cross: NDArray
-    """Sum over pairs of (x - mean)(y - mean): (T, F)."""
-
-
-def regressors(pattern: NDArray, n_pairs: NDArray) -> Regressors:
-    """Compute what a fit needs from patterns (P, F) with `n_pairs` (P), at least one in all."""
-    n = float(n_pairs.sum())
-    mean = n_pairs @ pattern / n
-    centered = pattern - mean
-    return Regressors(n, mean, centered, (centered * n_pairs[:, np.newaxis]).T @ centered)
-
-
-def targets(rows: Regressors, total: NDArray) -> Targets:
-    """Compute what a fit needs from the sums of the targets per pattern, `total` (P, T)."""
-    mean = total.sum(axis=0) / rows.n_pairs
-    cross = total.T @ rows.centered
-    # A constant target leaves rounding errors, which must not become weights.
-    cross[np.abs(cross) < _ROUNDING * rows.n_pairs * np.abs(mean)[:, np.newaxis]] = 0.0
-    return Targets(mean, cross)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -212,39 +171,24 @@ class Fit(NamedTuple):
     """Chosen penalties: (T)."""
 
 
-class FoldRegressors(NamedTuple):
-    """The patterns of a fold, as it is trained."""
-
-    train: Regressors
-    validation: Regressors
-    refit: Regressors
-    """Training and validation pairs together."""
-
-
-def fit(
-    rows: FoldRegressors, train: NDArray, validation: NDArray, refit: NDArray, alphas: NDArray
-) -> Fit:
+def fit(train: Statistics, validation: Statistics, refit: Statistics, alphas: NDArray) -> Fit:
     """Fit the metric of one fold for all targets.
 
     Minimizes |y - b - Xw|^2 + alpha |w|^2 over b and w >= 0 on the training pairs for every alpha,
     picks the alpha with the smallest squared error on the validation pairs (the smaller one wins a
-    tie), and refits with it on the training and validation pairs together. `train`, `validation`
-    and `refit` hold the sums of the targets per pattern over these pairs, float64 (P, T); `alphas`
-    are positive and ascend.
+    tie), and refits with it on the training and validation pairs together. `alphas` are positive
+    and ascend.
     """
-    y_train = targets(rows.train, train)
-    y_validation = targets(rows.validation, validation)
-    y_refit = targets(rows.refit, refit)
     chosen, weight = _fit_targets(
-        rows.train.gram,
-        y_train.cross,
-        rows.validation.gram,
-        y_validation.cross,
-        rows.validation.n_pairs,
-        rows.validation.mean - rows.train.mean,
-        y_validation.mean - y_train.mean,
-        rows.refit.gram,
-        y_refit.cross,
+        train.regressors.gram,
+        train.cross,
+        validation.regressors.gram,
+        validation.cross,
+        validation.regressors.n_pairs,
+        validation.regressors.mean - train.regressors.mean,
+        validation.mean - train.mean,
+        refit.regressors.gram,
+        refit.cross,
         alphas,
     )
-    return Fit(weight, y_refit.mean - weight @ rows.refit.mean, alphas[chosen])
+    return Fit(weight, refit.mean - weight @ refit.regressors.mean, alphas[chosen])

@@ -99,7 +99,7 @@ def _expected(
     with_source: bool = False,
 ) -> dict[str, Any]:
     """Return the settings that are named, and the defaults of the others."""
-    expected = analysis.options.defaults()
+    expected = analysis.options.defaults(wanted)
     if "codes" in analysis.inputs:
         expected["features"] = now["features"]
     expected |= wanted
@@ -121,9 +121,10 @@ def in_words(
     >>> in_words(ANALYSES["mds"], {"distance": "cosine", "zscore": False})
     'distance cosine'
     """
-    usual = analysis.options.defaults() | dict(now or {})
     words = []
     for name, value in settings.items():
+        others = {k: v for k, v in settings.items() if k != name}
+        usual = analysis.options.defaults(others) | dict(now or {})
         if name == "analysis" or (name in usual and usual[name] == value):
             continue
         if isinstance(value, Mapping):

@@ -1,0 +1,121 @@
+"""Influence of each sentence on importances and R2 -> their standard errors over sentences.
+
+Pairs that share a sentence are related, so an importance or R2 on held-out pairs is a U-statistic
+of the held-out sentences. Each pair has an influence psi, and with the mean of psi over the
+partners of sentence i (Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196),
+
+    std_error^2 = 4/n Var_i( mean over j of psi_ij )
+
+With what is permuted z, its mean u, and residuals r of mean r0; with the mean squared residual m
+and the targets' mean y0 and variance v,
+
+    of importance_k    psi = 2 w_k^2 (z_k - u_k)^2 + 2 w_k (z_k - u_k) (r - r0)
+    of R2              psi = (m (y - y0)^2 / v - r^2) / v
+
+so that estimating u, r0, y0 and v on the same pairs is part of the error. It is an error of the
+metric as it was fitted, on fresh sentences. Shapes: P patterns, F features, T targets.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlem_xr.kernels.permutation import PairPermutation
+from mlem_xr.kernels.ridge import Fit
+from mlem_xr.kernels.statistics import Statistics
+
+
+class R2Influence(NamedTuple):
+    """psi of R2 as `residual` r^2 + `target` (y - y0)^2, for each target (T); 0 without R2."""
+
+    residual: NDArray
+    target: NDArray
+
+
+def of_r2(scores: dict[str, NDArray]) -> R2Influence:
+    """Prepare the influence on R2 of targets that have these scores (T)."""
+    m, v = scores["mse"], scores["variance"]
+    return R2Influence(np.nan_to_num(-1 / v), np.nan_to_num(m / v**2))
+
+
+class Quadratic(NamedTuple):
+    """Influences as functions of the target of a pair, a + b y + c y^2, of each pattern.
+
+    On the importances, then on R2: (P, F + 1).
+    """
+
+    constant: NDArray
+    linear: NDArray
+    square: NDArray
+    """Of R2 alone: (P)."""
+
+
+def of_patterns(
+    fit: Fit,
+    t: int,
+    held_out: Statistics,
+    permuted: PairPermutation,
+    pattern: NDArray,
+    r2: R2Influence,
+) -> Quadratic:
+    """Express the influences of a fold's pairs on the importances and R2 of target t."""
+    weight, y0 = fit.weight[t], held_out.mean[t]
+    prediction = fit.intercept[t] + pattern @ weight
+    r0 = y0 - fit.intercept[t] - weight @ held_out.regressors.mean
+    deviation = -permuted.shift.T * weight
+    constant = 2 * deviation * (deviation - (prediction + r0)[:, np.newaxis])
+    residual, target = r2.residual[t], r2.target[t]
+    return Quadratic(
+        np.column_stack([constant, residual * prediction**2 + target * y0**2]),
+        np.column_stack([2 * deviation, -2 * (residual * prediction + target * y0)]),
+        np.full(len(pattern), residual + target),
+    )
+
+
+def standard_errors(
+    totals: Sequence[NDArray], shares: Sequence[NDArray], drawn: Sequence[NDArray] | None = None
+) -> NDArray:
+    """Compute standard errors from the sums of psi over the partners of each sentence.
+
+    Parameters
+    ----------
+    totals : sequence of ndarray of float64 (sentence, K)
+        Per fold, of its held-out sentences.
+    shares : sequence of ndarray (K)
+        How much each fold counts in the mean over folds.
+    drawn : sequence of ndarray of int (sentence, K), optional
+        The items that the sentences belong to, which are then the units of the error: the same
+        number, the same item. By default every sentence is a unit of its own.
+
+    Returns
+    -------
+    ndarray of float64 (K)
+        With n units, the squared sums of their influences are multiplied by n / (n - folds).
+    """
+    parts = []
+    for total, share in zip(totals, shares, strict=True):
+        n = len(total)
+        mean = total / (n - 1)
+        parts.append(2 * share / n * (mean - mean.mean(axis=0)))
+    influence = np.concatenate(parts)
+    if drawn is None:
+        return root(np.einsum("ik,ik->k", influence, influence), len(influence), len(totals))
+    errors = []
+    for own, item in zip(influence.T, np.concatenate(drawn).T, strict=True):
+        pooled = np.bincount(np.unique(item, return_inverse=True)[1], own)
+        errors.append(root(pooled @ pooled, len(pooled), len(totals)))
+    return np.array(errors)
+
+
+def root(square: NDArray, n_units: int, n_folds: int) -> NDArray:
+    """Take the root of a sum of squared influences of so many units, a mean per fold known."""
+    return np.sqrt(square * n_units / (n_units - n_folds))
+
+
+def drawn_items(items: NDArray, sentences: Sequence[NDArray]) -> list[NDArray] | None:
+    """Return the items of each fold's sentences, for the importances and R2; None: each its own."""
+    if (items == np.arange(len(items))[:, np.newaxis]).all():
+        return None
+    return [np.column_stack([items[own], own]) for own in sentences]

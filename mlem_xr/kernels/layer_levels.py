@@ -1,0 +1,158 @@
+"""Level sums of a whole layer, and the influence of each sentence on its importances.
+
+The squared distances over many axes are one target. Their own squares take scalar products: with
+positions a, q = |a|^2, and sums over the n sentences of a fold,
+
+    sum_j |a_i - a_j|^4 = n q_i^2 + sum q^2 + 2 q_i sum q - 4 q_i a_i.sum a - 4 a_i.sum (q a)
+                          + 4 sum_j (a_i.a_j)^2
+
+where the last sum is a_i'(A'A)a_i, or a row of squares of A A', whichever is cheaper.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlem_xr.kernels.folds import TRAIN, VALIDATION
+from mlem_xr.kernels.influence import R2Influence
+from mlem_xr.kernels.levels import FoldLevels, LevelDesign, LevelSums
+from mlem_xr.kernels.ridge import Fit
+from mlem_xr.kernels.statistics import Statistics
+
+_CHUNK = 2048
+"""Sentences worked on together, where every one takes a row of many numbers."""
+
+
+class FoldLayer(NamedTuple):
+    """A layer over the sentences that one fold holds out."""
+
+    position: NDArray
+    """Centered positions: float64 (n, A)."""
+    train: LevelSums
+    validation: LevelSums
+    yy: NDArray
+    """Sums of the squared targets over the partners of each sentence: (n)."""
+
+
+def fold_layer(position: NDArray, design: LevelDesign) -> list[FoldLayer]:
+    """Sum positions (sentence, A) over the level classes of both folds; they are centered first."""
+    centered = position - position.mean(axis=0, dtype=np.float64)
+    folds = []
+    for fold in design.folds:
+        own = centered[fold.sentence]
+        train, validation = (
+            _level_sums(own, fold, subset, design.n_classes) for subset in (TRAIN, VALIDATION)
+        )
+        folds.append(FoldLayer(own, train, validation, _sums_of_squares(own)))
+    return folds
+
+
+def _level_sums(position: NDArray, fold: FoldLevels, subset: int, n_classes: int) -> LevelSums:
+    chosen = fold.subset == subset
+    own, row = position[chosen], fold.row[chosen]
+    norm = np.einsum("ia,ia->i", own, own)
+    first = np.zeros((n_classes + 1, position.shape[1]))
+    second = np.zeros(n_classes + 1)
+    for level in fold.level.T:
+        of_sentence = level[row]
+        # Sorted by class, its sentences are added up at once.
+        order = np.argsort(of_sentence, kind="stable")
+        classes, start = np.unique(of_sentence[order], return_index=True)
+        first[classes] += np.add.reduceat(own[order], start, axis=0)
+        second[classes] += np.add.reduceat(norm[order], start)
+    return LevelSums(
+        own.sum(axis=0)[np.newaxis],
+        norm.sum()[np.newaxis],
+        first[:-1, np.newaxis],
+        second[:-1, np.newaxis],
+    )
+
+
+def _sums_of_squares(position: NDArray) -> NDArray:
+    n, n_axes = position.shape
+    norm = np.einsum("ia,ia->i", position, position)
+    if n_axes <= n:
+        turned = position @ (position.T @ position)
+        products = np.einsum("ia,ia->i", turned, position)
+    else:
+        products = np.empty(n)
+        for start in range(0, n, _CHUNK):
+            part = position[start : start + _CHUNK] @ position.T
+            products[start : start + _CHUNK] = np.einsum("ij,ij->i", part, part)
+    along = position @ np.column_stack([position.sum(axis=0), norm @ position])
+    return (
+        n * norm**2
+        + (norm**2).sum()
+        + 2 * norm * norm.sum()
+        - 4 * norm * along[:, 0]
+        - 4 * along[:, 1]
+        + 4 * products
+    )
+
+
+def influences(
+    layer: FoldLayer,
+    fold: FoldLevels,
+    first_class: NDArray,
+    fit: Fit,
+    held_out: Statistics,
+    r2: R2Influence,
+) -> NDArray:
+    """Sum the influences psi over the partners of each held-out sentence: (n, F + 1).
+
+    On the importances, then on R2.
+    """
+    n = len(layer.position)
+    result = np.empty((n, len(first_class) + 1))
+    sums = layer.train + layer.validation
+    first, second = sums.class_first[:, 0], sums.class_second[:, 0]
+    whole_first = np.add.reduceat(first, first_class, axis=0)
+    whole_second = np.add.reduceat(second, first_class)
+    # Of the sentences that differ from one of a class; the last class has no level.
+    feature_of = np.repeat(np.arange(len(first_class)), np.diff([*first_class, len(first)]))
+    differ_first = np.vstack([whole_first[feature_of] - first, np.zeros((1, first.shape[1]))])
+    differ_second = np.append(whole_second[feature_of] - second, 0.0)
+    row = fold.row
+    for start in range(0, n, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        own, level = layer.position[part], fold.level[row[part]]
+        norm = np.einsum("ia,ia->i", own, own)
+        xx = fold.xx[row[part]].astype(np.float64)
+        x = np.einsum("ikk->ik", xx)
+        y = n * norm - 2 * own @ sums.first[0] + sums.second[0]
+        along = np.take_along_axis(own @ differ_first.T, level, axis=1)
+        xy = x * norm[:, np.newaxis] - 2 * along + differ_second[level]
+        result[part] = _influence(n - 1, x, xx, y, xy, layer.yy[part], fit, held_out, r2)
+    return result
+
+
+def _influence(
+    partners: int,
+    x: NDArray,
+    xx: NDArray,
+    y: NDArray,
+    xy: NDArray,
+    yy: NDArray,
+    fit: Fit,
+    held_out: Statistics,
+    r2: R2Influence,
+) -> NDArray:
+    """Sum psi from the sums over partners of x, x x', y, x y and y^2."""
+    weight, intercept = fit.weight[0], fit.intercept[0]
+    u, y0 = held_out.regressors.mean, held_out.mean[0]
+    fitted, products = x @ weight, xx @ weight
+    residual = (xy - intercept * x - products) - np.outer(y - partners * intercept - fitted, u)
+    mean_residual = y0 - intercept - u @ weight
+    squares = (1 - 2 * u) * x + partners * u**2
+    importance = 2 * weight * (residual - mean_residual * (x - partners * u) + weight * squares)
+    squared = (
+        yy
+        - 2 * (intercept * y + xy @ weight)
+        + partners * intercept**2
+        + 2 * intercept * fitted
+        + products @ weight
+    )
+    deviation = yy - 2 * y0 * y + partners * y0**2
+    score = r2.residual[0] * squared + r2.target[0] * deviation
+    return np.column_stack([importance, score])
