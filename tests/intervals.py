@@ -80,7 +80,7 @@ def truth(moments, target, weight, intercept):
 
 
 def covered(result, moments, target):
-    """Whether the intervals of importances (feature; NaN without an error) and R2 hold the truth."""
+    """Whether the intervals of importances (NaN without an error) and of R2 hold the truth."""
     folds = [
         truth(moments, target, result["weight"].values[fold], result["intercept"].values[fold])
         for fold in (0, 1)
