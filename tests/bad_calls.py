@@ -1397,6 +1397,9 @@ KINDS: dict[str, Kind] = {
     "plot.unit_distribution.top_units": optional(drawn(lambda w: w.best, importance=())),
     "plot.unit_distribution.univariate": drawn(lambda w: w.part_of_scan, importance=("unit",)),
     "plot.unit_map.univariate": drawn(lambda w: w.part_of_scan, importance=("unit",)),
+    "read_stimuli.items": several(
+        ["number", "gender"], "None", "empty list", "empty array", unordered=True
+    ),
     "read_stimuli.source": TABLE_FILE
     + without_anything(changed(lambda w: w.table, TABLE_WRONG, TABLE_SAME))
     + without_anything(WHOLE_STIMULI),
