@@ -155,7 +155,7 @@ def _quoting(table: pd.DataFrame, stimuli: xr.Dataset) -> Quoting:
         if again.attrs["stimuli_hash"] == stimuli.attrs["stimuli_hash"]:
             return quoting
         names = [name for name in ("text", *columns_of(stimuli)) if name in again]
-        changed = [name for name in names if not again[name].equals(stimuli[name])]
+        changed = [n for n in names if not again[n].variable.equals(stimuli[n].variable)]
     raise InputError(
         f"path: a CSV file would not keep {', '.join(map(repr, changed)) or 'the table'} as it is "
         "(text that looks like a number, an empty string, mixed types); expected .parquet"
