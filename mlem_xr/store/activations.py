@@ -117,7 +117,7 @@ def create_store(
         return path
     with locked(path):
         if _holds(path, stimuli):
-            # Another process was quicker, or sentences or features were lost.
+            # Another process was quicker, or sentences, features or items were lost.
             if not are_intact(_open_group(path, "r")):
                 write_features(_open_group(path, "r+"), stimuli)
             return path
