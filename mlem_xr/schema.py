@@ -351,7 +351,7 @@ def check_items(data: xr.Dataset) -> list[str]:
     """
     check_dataset("stimuli", data)
     found = columns_of(data)
-    marked = [name for name in found if data[name].attrs.get("role") == ITEM]
+    marked = [name for name in found if data.variables[name].attrs.get("role") == ITEM]
     given = several("items", data.attrs.get("items", marked), check_text, empty=True)
     return [name for name in given if name in found]
 

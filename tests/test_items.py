@@ -399,6 +399,15 @@ def test_items_are_described(stimuli: xr.Dataset) -> None:
     assert "items " not in description_text(mx.describe_stimuli(bare))
 
 
+def test_a_selection_may_have_no_item_left() -> None:
+    rest = linked().isel(sentence=slice(4, None))
+    description = mx.describe_stimuli(rest).sel(item="noun")
+    found = [description[name].item() for name in ("n_items", "largest_item", "without_item")]
+    assert found == [0, 0, 2]
+    assert items_of_features(rest, ["tense", "gender"]) == {"gender": "noun"}
+    assert said(rest, {}) == []
+
+
 @pytest.fixture(scope="module", params=BUNDLED)
 def bundled(request: pytest.FixtureRequest) -> xr.Dataset:
     return mx.read_stimuli(request.param)

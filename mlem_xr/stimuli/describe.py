@@ -74,7 +74,7 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     """
     names, items = check_features(stimuli), check_items(stimuli)
     belongs = declared_items(stimuli, names)
-    size = [np.bincount(codes[codes >= 0]) for codes in (item_codes(stimuli, i) for i in items)]
+    sizes = [np.bincount(codes[codes >= 0]) for codes in (item_codes(stimuli, i) for i in items)]
     coded = [to_codes(feature_values(stimuli, name)) for name in names]
     codes = np.stack([code for code, _ in coded])
     pattern, n_pairs = pattern_counts(stimuli, features=names)
@@ -91,10 +91,10 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
             "constant": ("feature", constant),
             "determines": (("feature", "other_feature"), _determines(codes) & ~constant),
             "belongs_to": ("feature", np.array([belongs.get(k, "") for k in names], dtype=object)),
-            "n_items": ("item", _whole(map(len, size))),
-            "smallest_item": ("item", _whole(map(np.min, size))),
-            "largest_item": ("item", _whole(map(np.max, size))),
-            "without_item": ("item", stimuli.sizes["sentence"] - _whole(map(np.sum, size))),
+            "n_items": ("item", _whole(map(len, sizes))),
+            "smallest_item": ("item", _whole(min(size, default=0) for size in sizes)),
+            "largest_item": ("item", _whole(max(size, default=0) for size in sizes)),
+            "without_item": ("item", stimuli.sizes["sentence"] - _whole(map(sum, sizes))),
             "n_sentences": stimuli.sizes["sentence"],
             "n_pairs": n_pairs.sum(),
             "n_patterns": len(pattern),
