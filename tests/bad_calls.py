@@ -645,10 +645,15 @@ FEATURES_WRONG: dict[str, Change] = {
     "features of lists": with_attributes(features=[["number"]]),
     "features of numbers": with_attributes(features=[1, 2]),
     "no feature listed": with_attributes(features=[]),
+    "items no list": with_attributes(items=5),
+    "items None": with_attributes(items=None),
+    "items of lists": with_attributes(items=[["number"]]),
+    "all features are items": lambda d: with_attributes(items=list(d.attrs["features"]))(d),
 }
 
 FEATURES_SAME: dict[str, Any] = {
     "features a tuple": lambda data: data.assign_attrs(features=tuple(data.attrs["features"])),
+    "items that are not there": lambda data: data.assign_attrs(items=["nonsense"]),
     "Dask features": lambda data: data.assign_coords(number=data["number"].chunk()),
     "feature of np.str_": lambda data: data.assign_coords(
         number=("sentence", [np.str_(v) for v in data["number"].values])
@@ -1397,6 +1402,9 @@ KINDS: dict[str, Kind] = {
     "plot.unit_distribution.top_units": optional(drawn(lambda w: w.best, importance=())),
     "plot.unit_distribution.univariate": drawn(lambda w: w.part_of_scan, importance=("unit",)),
     "plot.unit_map.univariate": drawn(lambda w: w.part_of_scan, importance=("unit",)),
+    "read_stimuli.items": several(
+        ["number", "gender"], "None", "empty list", "empty array", unordered=True
+    ),
     "read_stimuli.source": TABLE_FILE
     + without_anything(changed(lambda w: w.table, TABLE_WRONG, TABLE_SAME))
     + without_anything(WHOLE_STIMULI),
@@ -1445,12 +1453,12 @@ KINDS: dict[str, Kind] = {
 """What an argument may be, by its name; where functions differ, by function and name."""
 
 NAMED: dict[str, tuple[str, ...]] = {
-    "source": ("source", "stimuli", "features"),
+    "source": ("source", "stimuli", "features", "items"),
     "first": ("first", "features"),
     "second": ("second", "features"),
     "result": ("result", "store", "features"),
-    "stimuli": ("stimuli", "features"),
-    "activations": ("activations", "features", "univariate"),
+    "stimuli": ("stimuli", "features", "items"),
+    "activations": ("activations", "features", "items", "univariate"),
 }
 """What messages call an argument: what it stands for, or what in it is at fault."""
 

@@ -20,6 +20,7 @@ class TypedPath(click.Path):
 
 STORE = click.Argument(["store"], type=TypedPath())
 STIMULI = click.Argument(["source"], metavar="STIMULI")
+ITEM_HELP = "A column that says what a sentence is made of, and is no feature. Repeatable."
 TABLE_FILE = click.Option(
     ["--output", "-o"],
     type=TypedPath(),
