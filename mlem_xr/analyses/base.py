@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -21,10 +22,12 @@ from mlem_xr.schema import (
     check_dataset,
     check_dimensions,
     check_features,
+    choose,
     listed,
+    shown,
 )
 from mlem_xr.stimuli.pairs import feature_codes
-from mlem_xr.stimuli.table import stimuli_attributes
+from mlem_xr.stimuli.table import feature_values, stimuli_attributes, to_codes
 
 Stage = Literal["distances", "mds", "importance"]
 
@@ -58,8 +61,9 @@ class Analysis:
     An output that is missing is NaN."""
     inputs: Mapping[str, tuple[str, ...]]
     """Arrays of the function, and their dimensions in one representation: `activation` and `codes`
-    of the features come from the activations, all others from the `source`. Units without a number
-    (NaN) are left out before the function sees them, and are NaN in the outputs."""
+    of the features and their `items` come from the activations, all others from the `source`.
+    Units without a number (NaN) are left out before the function sees them, and are NaN in the
+    outputs."""
     outputs: Callable[[Any], Mapping[str, Output]]
     """Takes the options; returns the outputs that there are with them, by name."""
     options: type[Options] = Options
@@ -90,17 +94,18 @@ class Analysis:
         options: Any,
         *,
         features: Iterable[str] | None = None,
+        items: Mapping[str, str] | None = None,
         source: xr.Dataset | None = None,
     ) -> xr.Dataset:
         """Apply the function to every representation, lazily if an input is lazy.
 
         `activations` has `activation` (..., sentence, unit), or is None if the analysis takes none;
         `source` is the result that it starts from. The outputs have the coordinates of the one or
-        the other. Raises `InputError` if an input is not what it should be; when computed, if
-        activations hold NaN or infinite values, or have no answer: the message names the
-        representation.
+        the other. `items` maps features to the coordinates that hold their items. Raises
+        `InputError` if an input is not what it should be; when computed, if activations hold NaN or
+        infinite values, or have no answer: the message names the representation.
         """
-        arrays = _inputs(self, activations, options, features, source)
+        arrays = _inputs(self, activations, options, features, items, source)
         self.check(arrays, options)
         like = activations if activations is not None else source
         assert like is not None
@@ -132,6 +137,7 @@ def _inputs(
     activations: xr.Dataset | None,
     options: Any,
     features: Iterable[str] | None,
+    items: Mapping[str, str] | None,
     source: xr.Dataset | None,
 ) -> dict[str, xr.DataArray]:
     arrays: dict[str, xr.DataArray] = {}
@@ -146,7 +152,48 @@ def _inputs(
         arrays["activation"] = activations["activation"]
     if activations is not None and "codes" in analysis.inputs:
         arrays["codes"] = feature_codes(activations, features)
+    if activations is not None and "items" in analysis.inputs:
+        arrays["items"] = _item_numbers(activations, arrays["codes"], items)
     return {name: arrays[name] for name in analysis.inputs}
+
+
+def check_items(items: Any) -> dict[str, str]:
+    """Return which coordinate holds the items of which feature, sorted by feature."""
+    pairs = {} if items is None else items
+    if not isinstance(pairs, Mapping) or not all(
+        isinstance(name, str) for pair in pairs.items() for name in pair
+    ):
+        raise InputError(
+            f"items: found {shown(items)}; expected a mapping of features to coordinates over "
+            "'sentence', such as {'gender': 'noun'}"
+        )
+    return {str(feature): str(pairs[feature]) for feature in sorted(pairs)}
+
+
+def _item_numbers(
+    activations: xr.Dataset, codes: xr.DataArray, items: Mapping[str, str] | None
+) -> xr.DataArray:
+    """Say which item every sentence has for each feature: int32 (sentence, feature).
+
+    A feature without items has an item per sentence, as has a sentence whose item is undefined.
+    """
+    chosen = check_items(items)
+    names = codes["feature"].values.tolist()
+    known = [name for name, c in activations.coords.items() if c.dims == ("sentence",)]
+    n = codes.sizes["sentence"]
+    numbers = np.repeat(np.arange(n, dtype=np.int32)[:, np.newaxis], len(names), axis=1)
+    for feature, column in chosen.items():
+        k = names.index(choose("items", feature, names))
+        item = to_codes(feature_values(activations, choose("items", column, known)))[0]
+        level = codes.values[:, k]
+        given = item >= 0
+        pairs = np.unique(np.stack([item, level], axis=1)[given & (level >= 0)], axis=0)
+        if len(np.unique(pairs[:, 0])) < len(pairs):
+            raise InputError(
+                f"items: {feature!r} has several levels within an item of {column!r}; expected one"
+            )
+        numbers[given, k] = n + item[given]
+    return codes.copy(data=numbers).assign_attrs(items=chosen)
 
 
 def _coordinates(
@@ -189,6 +236,8 @@ def _attributes(
         chosen = settings["features"] = arrays["codes"]["feature"].values.tolist()
         # All features of the data: their order gives each its color, whichever were chosen.
         attrs["features"] = chosen if activations is None else check_features(activations)
+    if "items" in arrays:
+        settings["items"] = arrays["items"].attrs["items"]
     if source is not None and analysis.source is not None:
         nested = dict(source.attrs.get("settings", {}))
         # Results that were not concatenated from layers have no such settings.

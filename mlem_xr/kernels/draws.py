@@ -105,7 +105,7 @@ def draw(items: Items, n_draws: int, seed: int) -> NDArray:
     row, probability = conditional_distribution(items)
     bounds = probability.cumsum(axis=1)[:, :-1].T[:, row]
     n_items, n_levels = len(items.level), probability.shape[1]
-    drawn = np.empty((n_draws, n_items), smallest_integer(n_levels))
+    drawn: NDArray = np.empty((n_draws, n_items), smallest_integer(n_levels))
     # The order of the features and which others there are change no random number.
     identity = [seed, zlib.crc32(items.level.astype(np.int64).tobytes())]
     random = np.random.default_rng(identity)

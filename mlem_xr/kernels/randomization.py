@@ -175,8 +175,8 @@ _building = threading.Lock()
 def _cached_design(
     codes: bytes, items: bytes, shape: tuple[int, int], n_draws: int, seed: int
 ) -> RandomizationDesign:
-    tables = (np.frombuffer(table, dtype=np.int32).reshape(shape) for table in (codes, items))
-    return RandomizationDesign(*tables, n_draws, seed)
+    features, numbers = (np.frombuffer(b, dtype=np.int32).reshape(shape) for b in (codes, items))
+    return RandomizationDesign(features, numbers, n_draws, seed)
 
 
 def _alike(codes: NDArray) -> tuple[NDArray, NDArray]:

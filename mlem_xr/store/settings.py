@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlem_xr.analyses import ANALYSES, Analysis
+from mlem_xr.analyses.base import check_items
 from mlem_xr.analyses.options import plain
 from mlem_xr.running.progress import say
 from mlem_xr.schema import InputError, among, check_integer, choose, several, shown
@@ -16,12 +17,13 @@ _OF_THE_LAYERS = ("layers", "n_units")
 def named(analysis: Analysis, given: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """Bring settings that a caller names into the form in which they are saved.
 
-    Options; `features`, `layers` and `n_units`; and, under the name of the argument, a mapping of
-    settings of the result that the analysis started from. `now` is what the store holds.
+    Options; `features`, `items`, `layers` and `n_units`; and, under the name of the argument, a
+    mapping of settings of the result that the analysis started from. `now` is what the store holds.
     """
     options, source = analysis.options.names(), analysis.source
     known = [*options, *_OF_THE_LAYERS]
     known += ["features"] if "codes" in analysis.inputs else []
+    known += ["items"] if "items" in analysis.inputs else []
     known += [source.argument] if source is not None else []
     found = {}
     for name, value in given.items():
@@ -38,6 +40,8 @@ def named(analysis: Analysis, given: Mapping[str, Any], now: Mapping[str, Any]) 
             ]
             nested = {k: v for k, v in value.items() if k != "analysis"}
             found[name] = {"analysis": of.name} | named(of, nested, now)
+        elif name == "items":
+            found[name] = check_items(value)
         elif name == "n_units":
             found[name] = check_integer(name, value, at_least=1)
         elif value is not None:
@@ -102,6 +106,8 @@ def _expected(
     expected = analysis.options.defaults()
     if "codes" in analysis.inputs:
         expected["features"] = now["features"]
+    if "items" in analysis.inputs:
+        expected["items"] = {}
     expected |= wanted
     if with_source and analysis.source is not None:
         argument = analysis.source.argument
@@ -121,12 +127,14 @@ def in_words(
     >>> in_words(ANALYSES["mds"], {"distance": "cosine", "zscore": False})
     'distance cosine'
     """
-    usual = analysis.options.defaults() | dict(now or {})
+    usual = analysis.options.defaults() | {"items": {}} | dict(now or {})
     words = []
     for name, value in settings.items():
         if name == "analysis" or (name in usual and usual[name] == value):
             continue
-        if isinstance(value, Mapping):
+        if name == "items":
+            words.append("items " + ", ".join(f"{k}={v}" for k, v in value.items()))
+        elif isinstance(value, Mapping):
             of = ANALYSES.get(str(value.get("analysis")))
             words.append(f"{name} ({in_words(of, value, now)})" if of else name)
         else:
@@ -139,7 +147,7 @@ def _fits(expected: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Say whether settings have all the expected values, nested ones too."""
     for name, value in expected.items():
         found = settings.get(name)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name != "items":
             if not isinstance(found, Mapping) or not _fits(value, found):
                 return False
         elif found != value:
