@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from mlem_xr.analyses.base import Analysis, Output
 from mlem_xr.analyses.importance import INPUTS
@@ -13,6 +14,7 @@ from mlem_xr.analyses.options import SEED, Options, integer, option
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.kernels.randomization import randomization_design, randomize
 from mlem_xr.kernels.targets import TARGETS
+from mlem_xr.running.blas import one_blas_thread
 from mlem_xr.schema import InputError, warn
 
 Per = Literal["layer", "unit"]
@@ -77,11 +79,18 @@ def _warn_of_fixed_features(
         )
 
 
+def _randomize(
+    activation: NDArray, codes: NDArray, items: NDArray, options: Any
+) -> dict[str, NDArray]:
+    with one_blas_thread():
+        return randomize(activation, codes, items, options)
+
+
 RANDOMIZATION = Analysis(
     name="randomization_test",
     help="Test each feature by drawing it anew, given the other features.",
     command="test",
-    function=randomize,
+    function=_randomize,
     inputs={**INPUTS, "items": ("sentence", "feature")},
     outputs=_outputs,
     options=RandomizationOptions,
