@@ -957,6 +957,7 @@ FUNCTIONS: dict[str, dict[str, Make]] = {
         "analysis": constant("multivariate_importance"),
     },
     "open_store": {"store": lambda w: w.store},
+    "randomization_test": {"activations": lambda w: w.activations, "n_draws": constant(9)},
     "read_stimuli": {"source": lambda w: w.table},
     "record": {
         **{"stimuli": lambda w: w.stimuli, "store": lambda w: w.new("x.zarr")},
@@ -1191,7 +1192,31 @@ KINDS: dict[str, Kind] = {
     "method": choice("fdr", "holm-sidak", None),
     "min_max": FLAG,
     "n_components": integer("1"),
+    "items": kind(
+        *("None", "empty dict"),
+        same={
+            "NumPy strings": (
+                constant({np.str_("number"): np.str_("number")}),
+                constant({"number": "number"}),
+            ),
+            "read-only": (
+                constant(MappingProxyType({"number": "number"})),
+                constant({"number": "number"}),
+            ),
+        },
+        wrong={
+            "an unknown feature": constant({"tense": "number"}),
+            "an unknown column": constant({"number": "noun"}),
+            "another dimension": constant({"number": "unit"}),
+            "no text": constant({"number": 1}),
+            "None": constant({"number": None}),
+            "a feature of several levels": constant({"animate": "number"}),
+            "lone surrogate": constant({"number": "\ud800"}),
+        },
+    ),
+    "n_draws": integer("1", usual=9),
     "n_init": integer("1"),
+    "per": choice("layer", "unit"),
     "names": choice("mlem_xr", "original"),
     "overwrite": FLAG,
     "path": path_to(".csv"),
