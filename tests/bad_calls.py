@@ -1193,7 +1193,7 @@ KINDS: dict[str, Kind] = {
     "min_max": FLAG,
     "n_components": integer("1"),
     "items": kind(
-        *("None", "empty dict"),
+        *("None", "empty dict", "Dataset"),
         same={
             "NumPy strings": (
                 constant({np.str_("number"): np.str_("number")}),
