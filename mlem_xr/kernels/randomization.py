@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,7 +49,7 @@ _PRECISION = float(np.finfo(np.float64).eps)
 _UNITS = 1024
 """Units worked on together."""
 
-_BLOCK = 2**26
+_BLOCK = 2**24
 """Bytes of the draws that are worked on together."""
 
 _KEPT = 2**30
@@ -147,7 +148,7 @@ class RandomizationDesign:
         everyone = known.sum(axis=0)
 
         def of_block(block: NDArray) -> NDArray:
-            within = sum(total**2 for _, total in _sums_of_levels(block, items, known))
+            within = sum(total**2 for total in _sums_of_levels(block, items, known))
             return (everyone**2 - within) / 2 @ self._sign
 
         return _in_blocks(of_block, level, known)
@@ -224,22 +225,31 @@ def _in_blocks(function: Callable[[NDArray], NDArray], level: NDArray, table: ND
     return np.concatenate(parts)
 
 
-def _sums_of_levels(
-    level: NDArray, items: Items, table: NDArray
-) -> Iterator[tuple[NDArray, NDArray]]:
-    """Yield for each level which items have it, (draw, item), and the sums of their rows.
+def _sums_of_levels(level: NDArray, items: Items, table: NDArray) -> Iterator[NDArray]:
+    """Yield for each level the sums of the rows of the items that have it: (draw, column).
 
-    `table` is (item, column), the sums are (draw, column). Those of the last level are what the
-    others leave.
+    `table` is (item, column). Those of the last level are what the others leave.
     """
-    last_member, last = np.ones(level.shape), np.tile(table.sum(axis=0), (len(level), 1))
+    member, last = np.empty(level.shape), np.tile(table.sum(axis=0), (len(level), 1))
     for one in range(int(items.level.max(initial=0))):
-        member = (level == one).astype(np.float64)
-        total = member @ table
-        last_member -= member
+        total = np.equal(level, one, out=member) @ table
         last -= total
-        yield member, total
-    yield last_member, last
+        yield total
+    yield last
+
+
+@numba.njit(nogil=True, cache=True)
+def _n_others(level: NDArray, size: NDArray, n_levels: int) -> NDArray:
+    """Count the sentences of other levels than each item's, by the items' sizes: (draw, item)."""
+    count = np.empty(level.shape)
+    for row in range(len(level)):
+        own = np.zeros(n_levels)
+        for item in range(len(size)):
+            own[level[row, item]] += size[item]
+        own = size.sum() - own
+        for item in range(len(size)):
+            count[row, item] = own[level[row, item]]
+    return count
 
 
 class Points(NamedTuple):
@@ -276,13 +286,9 @@ class Points(NamedTuple):
         everyone = point.sum(axis=0) ** 2
 
         def of_block(block: NDArray) -> NDArray:
-            n_others = np.zeros(block.shape)
-            squares = np.zeros((len(block), point.shape[1])) - everyone
-            for member, total in _sums_of_levels(block, items, point):
-                squares += total**2
-                n_others += member * (size.sum() - member @ size)[:, np.newaxis]
+            squares = sum(total**2 for total in _sums_of_levels(block, items, point)) - everyone
             own = squares.sum(axis=1, keepdims=True) if self.over_units else squares
-            return own + n_others @ square
+            return own + _n_others(block, size, int(items.level.max(initial=0)) + 1) @ square
 
         return _in_blocks(of_block, level, point)
 
@@ -303,8 +309,8 @@ class Matrix(NamedTuple):
         target = _grouped(_grouped(self.target, items).T, items)
 
         def of_block(block: NDArray) -> NDArray:
-            sums = _sums_of_levels(block, items, target)
-            within = sum(np.einsum("bi,bi->b", member, total) for member, total in sums)
+            sums = enumerate(_sums_of_levels(block, items, target))
+            within = sum(np.einsum("bi,bi->b", block == one, total) for one, total in sums)
             return (target.sum() - within)[:, np.newaxis] / 2
 
         return _in_blocks(of_block, level, target)

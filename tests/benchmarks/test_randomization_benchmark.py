@@ -108,7 +108,7 @@ def test_a_shuffled_feature_is_significant_as_often_as_is_said(tmp_path):
         tense.append((test["p_value_max"].sel(feature="sentence_TENSE") <= 0.05).mean())
     report(
         "MiniLM, layers 1, 3, 6: shuffled features are significant at 5 % in "
-        f"{np.mean(single):.1%} of the units, family-wise in any unit in {np.mean(any_unit):.1%} of "
+        f"{np.mean(single):.1%} of the units, family-wise in {np.mean(any_unit):.1%} of "
         f"the layers; tense family-wise in {np.mean(tense):.0%} of the units"
     )
     assert np.mean(single) < 0.08
