@@ -132,8 +132,8 @@ def randomization_test(
     share one are not independent either.
 
     The distribution given the other features is a multinomial logistic regression on their levels
-    (undefined being one more), with scikit-learn; for features of items, over the items, on the
-    other features that are constant within them. Undefined values stay where they are. Draws depend
+    (undefined being one more), without interactions, by scikit-learn; for features of items, over
+    the items, on the other features that are constant within them. Undefined values stay where they are. Draws depend
     on the features, the items and the seed alone, are made once in each process, and are the same
     for all representations and units; more draws begin with the same ones.
 

@@ -123,3 +123,5 @@ def test_size_and_power():
     for level in ("1%", "5%"):
         limit = 1.2 * float(level[:-1]) / 100 + 3 * valid[f"error at {level}"]
         assert (valid[f"size at {level}"] <= limit).all()
+    family = valid.dropna(subset="family-wise")
+    assert (family["family-wise"] <= 0.06 + 3 * family["error of family-wise"]).all()
