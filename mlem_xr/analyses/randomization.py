@@ -133,9 +133,9 @@ def randomization_test(
 
     The distribution given the other features is a multinomial logistic regression on their levels
     (undefined being one more), without interactions, by scikit-learn; for features of items, over
-    the items, on the other features that are constant within them. Undefined values stay where they are. Draws depend
-    on the features, the items and the seed alone, are made once in each process, and are the same
-    for all representations and units; more draws begin with the same ones.
+    the items, on the other features that are constant within them. Undefined values stay where they
+    are. Draws depend on the features, the items and the seed alone, are made once in each process,
+    and are the same for all representations and units; more draws begin with the same ones.
 
     With squared Euclidean distances (and in one dimension, with all that are ``|a_i - a_j|``), sums
     over the sentences of each level are all it takes, and no pair is visited. Any other distance or
@@ -151,7 +151,7 @@ def randomization_test(
         Test the distances over all units of a layer together, or over each unit alone.
     distance, target, zscore
         As for `multivariate_importance`; with ``per="unit"``, as for `univariate_importance`.
-        Scaling distances to [0, 1] would change no statistic.
+        There is no `min_max`: the statistic does not depend on the scale of the target.
     n_draws : int
         How often each feature is drawn.
     features : iterable of str, optional
