@@ -229,6 +229,33 @@ def test_features_without_an_answer_are_named_and_disturb_no_others(activations)
         assert (found["p_value_max"] < 1).any()
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"a": [0, 1, 0, 1]},
+        {"a": [0, 1, 0, 1], "b": [0, 0, 1, 1]},
+        {"a": [np.nan] * 20, "b": [0, 1, 1, 0] * 5},
+        {"a": [0] * 19 + [1], "b": [0, 1, 1, 0] * 5},
+        {"a": range(300), "b": range(299, -1, -1), "c": np.arange(300) // 2},
+        {f"f{i}": np.arange(5) >> i & 1 for i in range(12)},
+    ],
+    ids=["four", "square", "undefined", "rare", "rows", "more features than sentences"],
+)
+@pytest.mark.parametrize("case", [{}, {"per": "layer"}, {"target": "none"}], ids=str)
+@pytest.mark.filterwarnings("ignore:features")
+def test_whatever_the_features_are_there_is_a_p_value(own, case):
+    n = len(next(iter(own.values())))
+    units = np.random.default_rng(n).normal(size=(n, 3))
+    data = xr.Dataset(
+        {"activation": (("sentence", "unit"), units)},
+        {name: ("sentence", np.asarray(values)) for name, values in own.items()},
+    )
+    found = mx.randomization_test(data, n_draws=9, **case)
+    for name in ("p_value", "p_value_max"):
+        assert ((found[name] > 0) & (found[name] <= 1)).all()
+    assert not np.isinf(found["statistic"]).any()
+
+
 def test_constant_units_have_no_statistic_and_a_p_value_of_one(simulated):
     activation, codes, items = simulated
     expected = randomize(activation, codes, items, options())

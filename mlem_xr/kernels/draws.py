@@ -68,36 +68,37 @@ def is_determined(items: Items) -> bool:
     level, covariate = items.level, items.covariate
     n_others = covariate.shape[1]
     n_tried = 1 + n_others * (n_others + 1) / 2
-    share = np.bincount(level) / max(1, len(level))
     limit = np.log(_CHANCE / n_tried)
-    if _agrees(_rows(covariate), level, share, limit):
+    if _agrees(_rows(covariate), level, limit):
         return True
-    compact = [_rows(column[:, np.newaxis]) for column in covariate.T]
     return any(
-        _agrees(compact[i] * (compact[j].max() + 1) + compact[j], level, share, limit)
+        _agrees(_rows(covariate[:, [i, j]]), level, limit)
         for i in range(n_others)
         for j in range(i + 1)
     )
 
 
 def _rows(covariate: NDArray) -> NDArray:
-    """Give every distinct row of codes a number: (row)."""
+    """Give every distinct row of codes a number, which is not much larger than their count."""
     row = np.zeros(len(covariate), np.int64)
     for column in covariate.T:
-        row = np.unique(row * (int(column.max(initial=0)) + 1) + column, return_inverse=True)[1]
+        row = row * (int(column.max(initial=0)) + 1) + column
+        if row.max(initial=0) > 4 * len(row):
+            row = np.unique(row, return_inverse=True)[1]
     return row
 
 
-def _agrees(row: NDArray, level: NDArray, share: NDArray, limit: float) -> bool:
-    """Say whether a row has one level, and had it by chance with less than this log-probability."""
-    n_levels = len(share)
-    size = np.bincount(row)
-    if np.count_nonzero(np.bincount(row * n_levels + level)) > np.count_nonzero(size):
+def _agrees(row: NDArray, level: NDArray, limit: float) -> bool:
+    """Say whether each row has one level, by chance with less than this log-probability."""
+    of_row = np.zeros(row.max(initial=0) + 1, level.dtype)
+    of_row[row] = level
+    if (of_row[row] != level).any():
         return False
+    size = np.bincount(row)
     repeated, how_often = np.unique(size[size > 1], return_counts=True)
+    share = np.bincount(level) / max(1, len(level))
     alike = (share[:, np.newaxis] ** repeated).sum(axis=0)
-    with np.errstate(divide="ignore"):
-        return bool(how_often @ np.log(alike) < limit)
+    return bool(how_often @ np.log(alike) < limit)
 
 
 def draw(items: Items, n_draws: int, seed: int) -> NDArray:
@@ -148,7 +149,7 @@ def conditional_distribution(items: Items) -> tuple[NDArray, NDArray]:
     from sklearn.linear_model import LogisticRegression
 
     n_levels = int(items.level.max()) + 1
-    row = _rows(items.covariate)
+    row = np.unique(_rows(items.covariate), return_inverse=True)[1]
     count = np.zeros((int(row.max()) + 1, n_levels))
     np.add.at(count, (row, items.level), 1)
     first = np.unique(row, return_index=True)[1]
