@@ -220,7 +220,7 @@ def _grouped(values: NDArray, items: Items) -> NDArray:
 
 def _in_blocks(function: Callable[[NDArray], NDArray], level: NDArray, table: NDArray) -> NDArray:
     """Apply a function to the levels of some draws at a time, with room for sums of a table."""
-    step = max(1, _BLOCK // (8 * max(table.shape)))
+    step = max(1, _BLOCK // (8 * max(1, *table.shape)))
     parts = [function(level[start : start + step]) for start in range(0, len(level), step)]
     return np.concatenate(parts)
 
