@@ -439,4 +439,4 @@ def _matrix(distance: NDArray, options: Any) -> Matrix:
     target = TARGETS[options.target].of_distances(distance, False)
     np.fill_diagonal(target, 0.0)
     largest = np.abs(target).max()
-    return Matrix(target / (largest if largest > 0 else 1.0))
+    return Matrix(np.divide(target, largest if largest > 0 else 1.0, out=target))
