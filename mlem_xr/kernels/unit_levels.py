@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels import influence
-from mlem_xr.kernels.influence import R2Influence
+from mlem_xr.kernels.influence import Items, R2Influence
 from mlem_xr.kernels.levels import FoldLevels, LevelDesign, LevelSums
 from mlem_xr.kernels.ridge import Fit
 from mlem_xr.kernels.statistics import Statistics
@@ -60,7 +60,7 @@ class FoldUnits(NamedTuple):
 def _units_last(sums: NDArray, n_units: int) -> NDArray:
     """Turn (block, ..., BLOCK) into (..., unit)."""
     moved = np.moveaxis(sums, 0, -2)
-    return moved.reshape(*moved.shape[:-2], -1)[..., :n_units]
+    return moved.reshape(*moved.shape[:-2], len(sums) * BLOCK)[..., :n_units]
 
 
 def fold_units(position: NDArray, constant: NDArray, design: LevelDesign) -> list[FoldUnits]:
@@ -199,9 +199,12 @@ class InfluenceSums(NamedTuple):
     n: int
     """Number of sentences."""
     square: NDArray
-    """Squares of what psi sums to over partners, summed over the sentences: (F + 1, unit)."""
-    totals: NDArray
-    """That itself, for each sentence, or for none: (block, n or 0, F + 1, BLOCK)."""
+    """Squares of what psi sums to over partners, summed over the sentences, except for features of
+    items: (F + 1, unit)."""
+    pooled: NDArray
+    """What it sums to over the sentences of each item: (I, unit)."""
+    n_pooled: NDArray
+    """Sentences of each item: (I)."""
 
 
 def influence_sums(
@@ -211,10 +214,9 @@ def influence_sums(
     fit: Fit,
     held_out: Statistics,
     r2: R2Influence,
-    *,
-    each: bool,
+    items: Items,
 ) -> InfluenceSums:
-    """Sum the influences psi over the partners of each held-out sentence, `each` one if asked.
+    """Sum the influences psi over the partners of each held-out sentence.
 
     For the sentences of one row of levels, sum_j psi_ij is a polynomial of the position a: the sums
     over partners of y, x_k y and y^2 are polynomials of degree 2, 2 and 4, and those of x_k and
@@ -225,7 +227,8 @@ def influence_sums(
     mean = held_out.regressors.mean
     per_unit = np.stack([fit.intercept, held_out.mean, *r2])
     square = np.zeros((n_blocks, n_features + 1, BLOCK))
-    totals = np.zeros((n_blocks, n if each else 0, n_features + 1, BLOCK))
+    number = items.number[fold.sentence]
+    pooled = np.zeros((n_blocks, len(items.feature), BLOCK))
     weight = _in_blocks(fit.weight.T, n_blocks)
     of_class, of_feature, of_score = _polynomials(
         units, fold.held_out.n_in_class, first_class, mean, weight, _in_blocks(per_unit, n_blocks)
@@ -244,10 +247,12 @@ def influence_sums(
                 of_class[block],
                 of_feature[block],
                 of_score[block],
+                number,
                 square[block],
-                totals[block],
+                pooled[block],
             )
-    return InfluenceSums(n, _units_last(square, n_units), totals)
+    n_pooled = np.bincount(number[number >= 0], minlength=len(items.feature))
+    return InfluenceSums(n, _units_last(square, n_units), _units_last(pooled, n_units), n_pooled)
 
 
 def _in_blocks(values: NDArray, n_blocks: int) -> NDArray:
@@ -333,14 +338,15 @@ def _sum_squares(
     of_class: NDArray,
     of_feature: NDArray,
     of_score: NDArray,
+    number: NDArray,
     square: NDArray,
-    totals: NDArray,
+    pooled: NDArray,
 ) -> None:
     """Add the squares of sum_j psi of the sentences of some rows, for a block of units.
 
     `position` is (n, BLOCK), `start` and `level` are of these rows, `predicted` (row x F, BLOCK)
-    holds sum_j (x_k - u_k) (w.x), `square` (F + 1, BLOCK) is added to and `totals`
-    (n or 0, F + 1, BLOCK) filled; the others are those of `_polynomials`.
+    holds sum_j (x_k - u_k) (w.x), and `number` (n, F) the items; `square` (F + 1, BLOCK) is added
+    to or, for features of items, `pooled` (I, BLOCK); the others are those of `_polynomials`.
     """
     n_rows, n_features = level.shape
     n_classes = len(of_class) - n_features
@@ -360,17 +366,25 @@ def _sum_squares(
         for k in range(n_features):
             own = of_class[level[r, k] if level[r, k] < n_classes else n_classes + k]
             w, product, out = of_feature[k], predicted[r * n_features + k], square[k]
-            for lane in range(BLOCK):
-                p0 = own[lane] + w[lane] * product[lane]
-                p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
-                a1, a2 = power[lane], power[BLOCK + lane]
-                a3, a4 = power[2 * BLOCK + lane], power[3 * BLOCK + lane]
-                # The sum of (p0 + p1 a + p2 a^2)^2.
-                out[lane] += (
-                    p0 * (p0 * n_sentences + 2.0 * (p1 * a1 + p2 * a2))
-                    + p1 * (p1 * a2 + 2.0 * p2 * a3)
-                    + p2 * p2 * a4
-                )
+            if number[0, k] < 0:
+                for lane in range(BLOCK):
+                    p0 = own[lane] + w[lane] * product[lane]
+                    p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
+                    a1, a2 = power[lane], power[BLOCK + lane]
+                    a3, a4 = power[2 * BLOCK + lane], power[3 * BLOCK + lane]
+                    # The sum of (p0 + p1 a + p2 a^2)^2.
+                    out[lane] += (
+                        p0 * (p0 * n_sentences + 2.0 * (p1 * a1 + p2 * a2))
+                        + p1 * (p1 * a2 + 2.0 * p2 * a3)
+                        + p2 * p2 * a4
+                    )
+            else:
+                for i in range(start[r], start[r + 1]):
+                    a, total = position[i], pooled[number[i, k]]
+                    for lane in range(BLOCK):
+                        p0 = own[lane] + w[lane] * product[lane]
+                        p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
+                        total[lane] += p0 + a[lane] * (p1 + a[lane] * p2)
             for lane in range(BLOCK):
                 score[lane] += own[3 * BLOCK + lane] + w[BLOCK + lane] * product[lane]
                 score[BLOCK + lane] += own[4 * BLOCK + lane]
@@ -381,17 +395,6 @@ def _sum_squares(
             for lane in range(BLOCK):
                 value = _quartic(score, a[lane], lane)
                 out[lane] += value * value
-        if not len(totals):
-            continue
-        for i in range(start[r], start[r + 1]):
-            for lane in range(BLOCK):
-                a1 = position[i, lane]
-                for k in range(n_features):
-                    own = of_class[level[r, k] if level[r, k] < n_classes else n_classes + k]
-                    p0 = own[lane] + of_feature[k, lane] * predicted[r * n_features + k, lane]
-                    p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
-                    totals[i, k, lane] = p0 + a1 * (p1 + a1 * p2)
-                totals[i, n_features, lane] = _quartic(score, a1, lane)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST, inline="always")
@@ -405,22 +408,25 @@ def standard_errors(
     sums: Sequence[InfluenceSums],
     importances: Sequence[NDArray],
     shares: Sequence[NDArray],
-    drawn: Sequence[NDArray] | None,
+    items: Items,
 ) -> NDArray:
     """Compute standard errors from `influence_sums` of both folds: (F + 1, unit).
 
     `importances` (unit, F) are those of each fold, which are the means of psi; on R2 it has mean 0.
-    `shares` and `drawn` are those of `mlem_xr.kernels.influence.standard_errors`; where `drawn`
-    is given, the sums have to be those of each sentence.
+    `shares` are those of `mlem_xr.kernels.influence.standard_errors`.
     """
-    if drawn is not None:
-        each = [np.moveaxis(part.totals, 3, 1) for part in sums]
-        units = zip(*(totals.reshape(-1, *totals.shape[2:]) for totals in each), strict=True)
-        errors = [influence.standard_errors(unit, shares, drawn) for unit in units]
-        return np.stack(errors, axis=1)
     square = np.zeros_like(sums[0].square)
+    pooled = np.zeros_like(sums[0].pooled)
     for part, importance, share in zip(sums, importances, shares, strict=True):
         mean = np.append(importance.T, np.zeros((1, len(importance))), axis=0)
+        factor = 2 * share[:, np.newaxis] / part.n
         spread = np.maximum(part.square / (part.n - 1) ** 2 - part.n * mean**2, 0.0)
-        square += (2 * share[:, np.newaxis] / part.n) ** 2 * spread
-    return influence.root(square, sum(part.n for part in sums), len(sums))
+        square += factor**2 * spread
+        expected = part.n_pooled[:, np.newaxis] * mean[items.feature]
+        pooled += factor[items.feature] * (part.pooled / (part.n - 1) - expected)
+    n_units = np.full(len(square), float(sum(part.n for part in sums)))
+    of_items, n_items = np.unique(items.feature, return_counts=True)
+    for k, n in zip(of_items, n_items, strict=True):
+        square[k] = (pooled[items.feature == k] ** 2).sum(axis=0)
+        n_units[k] = n
+    return influence.root(square, n_units, len(sums))
