@@ -1195,7 +1195,7 @@ KINDS: dict[str, Kind] = {
     "max_clusters": integer("2**70", "10**400"),
     "max_iter": integer("1", usual=3),
     "method": choice("fdr", "holm-sidak", None),
-    "min_max": FLAG,
+    "min_max": optional(FLAG),
     "n_components": integer("1"),
     "items": kind(
         *("None", "empty dict", "Dataset"),
