@@ -69,7 +69,7 @@ NAMED = {
 }
 """What messages call a parameter."""
 
-NAMED |= {"drawn": "features", "top_units": "top-units"}
+NAMED |= {"drawn": "features", "top_units": "top-units", "significance_level": "alpha"}
 
 _ANALYSES = ("multivariate", "univariate", "clusters", "correct-p-values", "decoding", "mds")
 
