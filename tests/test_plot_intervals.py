@@ -10,6 +10,10 @@ from mlem_xr import plot
 from mlem_xr.schema import InputError
 
 
+def last(figure):
+    return figure.last if isinstance(figure, hv.HoloMap) else figure
+
+
 def with_errors(result, share=0.25):
     return result.assign(std_error=share * result.importance)
 
@@ -139,6 +143,16 @@ def test_intervals_over_pairs_are_drawn_if_they_are_asked_for_and_say_so():
         assert frame.traverse(lambda e: e, [hv.ErrorBars])
 
 
+@pytest.mark.parametrize("result", [one_seed(), one_seed(AS_IF), profile().sel(seed=[0, 1])])
+def test_the_grid_lies_below_lines_with_and_without_intervals(result):
+    figure = plot.feature_importance(result, errorbar="ci" if "seed" in result.dims else "auto")
+    (axis,) = hv.render(figure, backend="matplotlib").axes
+    (*_, line) = axis.get_xgridlines()
+    assert line.get_visible()
+    drawn = [*axis.lines, *axis.collections]
+    assert max(axis.xaxis.zorder, axis.yaxis.zorder) < min(artist.zorder for artist in drawn)
+
+
 def test_an_interval_of_errors_without_a_description_names_them():
     frame = plot.feature_importance(with_errors(profile().isel(seed=0)))
     assert "95 % interval of std_error" in frame.label
@@ -176,8 +190,7 @@ def test_compared_profiles_have_their_intervals_and_the_difference_has_none():
 @pytest.mark.parametrize("show", ["importance", "r2"])
 def test_scores_of_the_best_units_have_their_own_errors(show):
     result = one_seed().rename(layer="k").assign_coords(layer=5)
-    frame = plot.top_k(result, show=show, features=FEATURES if show == "importance" else None)
-    frame = frame.last if isinstance(frame, hv.HoloMap) else frame
+    frame = last(plot.top_k(result, show=show, features=FEATURES if show == "importance" else None))
     assert "95 % interval over sentences" in frame.label
     table = numbers(frame, "subj_NUM" if show == "importance" else 5)
     np.testing.assert_allclose(table.upper - table.value, NORMAL / 4 * table.value)
