@@ -209,6 +209,17 @@ def test_a_wide_unit_map_shows_the_largest_of_neighbors():
     assert "largest of 3 neighbors" in figure.label
 
 
+@pytest.mark.parametrize("n_units", [12, 768])
+def test_a_page_has_a_pixel_for_every_unit_of_a_map(n_units):
+    values = xr.DataArray(np.ones((2, n_units, 1)), dims=("layer", "unit", "feature"))
+    result = xr.Dataset({"importance": values, "p_value": values / 100}).assign_coords(
+        layer=[1, 2], unit=range(n_units), feature=["tense"]
+    )
+    for figure in (plot.unit_map(result), plot.unit_map(result, significant=result)):
+        width = hv.render(figure, backend="bokeh").width
+        assert width == max(760, n_units + 200)
+
+
 def test_units_of_concatenated_layers_go_back_to_their_layers():
     values = np.arange(12.0)
     result = xr.Dataset(
@@ -271,6 +282,7 @@ def test_a_map_is_pale_where_units_are_not_significant_and_counts_those_that_are
     [
         ({}, ["p_value"], "of p_value"),
         ({}, ["p_value_max", "p_value"], "family-wise"),
+        ({"analysis": "correct_p_values"}, ["p_value"], "corrected"),
         ({"analysis": "randomization_test"}, ["p_value"], "uncorrected by randomization"),
         (
             {"analysis": "univariate_importance", "settings": {"folds": "pairs"}},

@@ -114,9 +114,9 @@ def _words(given: xr.Dataset, name: str) -> str:
     """Say what was done for p-values to hold of many units, and what they come from."""
     analysis, settings = given.attrs.get("analysis"), given.attrs.get("settings", {})
     if analysis == "correct_p_values":
-        kind = _CORRECTIONS[settings["method"]]
-        settings = settings["result"]
-        analysis = settings["analysis"]
+        kind = _CORRECTIONS.get(settings.get("method"), "corrected")
+        settings = settings.get("result", {})
+        analysis = settings.get("analysis")
     elif name == "p_value_max":
         kind = "family-wise"
     else:

@@ -11,11 +11,14 @@ from mlem_xr.plot.axes import log_limits
 from mlem_xr.plot.frames import expanded, features_to_draw, figure_of, fixed
 from mlem_xr.plot.looks import Looks, Rename, looks_of_features
 from mlem_xr.plot.significance import significance
-from mlem_xr.plot.style import LABELS, styled
+from mlem_xr.plot.style import LABELS, WIDTH, styled
 from mlem_xr.plot.units import over_units
 from mlem_xr.schema import check_bool, check_integer, choose
 
 _MOST_TICKS = 12
+
+_BESIDE = 200
+"""Pixels beside a map: names of layers, colors, tools."""
 
 _MARKED = "significant"
 
@@ -191,16 +194,18 @@ def _styled(
         "ylabel": look.name("layer"),
     }
     height = 140 + 22 * max(6, min(len(layers), 24))
+    # A browser leaves out units that are narrower than a pixel.
+    pixels = {"height": height, "width": max(WIDTH, values.sizes["unit"] + _BESIDE)}
     size = {"fig_inches": (7.0, height / 100), "aspect": "auto"}
     hover = {"tools": ["hover"]}
     if not veiled:
-        bokeh = {"Image": {**hover, "height": height}}
+        bokeh = {"Image": hover | pixels}
         return styled(figure, "Image", bokeh=bokeh, matplotlib={"Image": size}, **colors, **axes)
     veil = {"cmap": _VEIL, "clim": (0, 1), "clipping_colors": {"NaN": "white"}, "colorbar": False}
     return styled(
         figure,
         "Overlay",
-        bokeh={"Image.Units": hover, "Overlay": {"height": height}},
+        bokeh={"Image.Units": hover, "Overlay": pixels},
         matplotlib={"Image": {"aspect": "auto"}, "Overlay": {**size, "show_frame": True}},
         both={"Image": axes, "Image.Units": colors, "Image.Significant": veil},
         **axes,
