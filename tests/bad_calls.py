@@ -243,6 +243,11 @@ class World:
         return self.scan.isel(seed=[0]).compute()
 
     @cached_property
+    def tested(self) -> xr.Dataset:
+        """Return p-values of single units."""
+        return self.part_of_scan[["p_value"]].drop_attrs()
+
+    @cached_property
     def plane(self) -> xr.Dataset:
         return mx.mds(self.activations)
 
@@ -1150,6 +1155,34 @@ P_VALUES += without_anything(
         {},
     )
 )
+SIGNIFICANT = optional(
+    result(lambda w: w.tested, {"p_value": ("unit",)}, NO_RESULT)
+    + without_anything(
+        changed(
+            lambda w: w.tested,
+            {
+                "p-values above 1": lambda r: r + 1,
+                "p-values below 0": lambda r: r - 1,
+                "infinite p-values": lambda r: r * np.inf,
+                "NaN": lambda r: r * np.nan,
+                "NaN of a unit": lambda r: r.where(r["unit"] > 0),
+                "of fewer units": lambda r: r.isel(unit=[0, 1]),
+                "of other units": lambda r: r.assign_coords(unit=r["unit"] + 1),
+                "of one layer": lambda r: r.sel(layer=[1]),
+                "of another layer, without its dimension": lambda r: r.sel(layer=1),
+                "of another model": lambda r: r.assign_coords(model=["other"]),
+                "of another seed": lambda r: r.assign_coords(seed=[5]),
+                "of another feature": lambda r: r.isel(feature=[0]),
+                "a dimension more": lambda r: r.expand_dims(k=[1, 2]),
+            },
+            {
+                "units descending": lambda r: r.isel(unit=slice(None, None, -1)),
+                "layers descending": lambda r: r.sel(layer=[2, 1]),
+                "one model, without its dimension": lambda r: r.squeeze("model"),
+            },
+        )
+    )
+)
 MADE_STORE = store(*words(), made=True)
 
 NOT_CHECKED = {
@@ -1418,6 +1451,9 @@ KINDS: dict[str, Kind] = {
     "plot.unit_distribution.top_units": optional(drawn(lambda w: w.best, importance=())),
     "plot.unit_distribution.univariate": drawn(lambda w: w.part_of_scan, importance=("unit",)),
     "plot.unit_map.univariate": drawn(lambda w: w.part_of_scan, importance=("unit",)),
+    "plot.unit_distribution.alpha": number("0.5"),
+    "plot.unit_map.alpha": number("0.5"),
+    "significant": SIGNIFICANT,
     "read_stimuli.items": several(
         ["number", "gender"], "None", "empty list", "empty array", unordered=True
     ),

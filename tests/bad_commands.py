@@ -71,7 +71,7 @@ NAMED = {
 }
 """What messages call a parameter."""
 
-NAMED |= {"drawn": "features", "top_units": "top-units"}
+NAMED |= {"drawn": "features", "top_units": "top-units", "significance_level": "alpha"}
 
 _ANALYSES = (
     "multivariate",

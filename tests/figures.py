@@ -42,3 +42,23 @@ def top_units() -> xr.Dataset:
         },
         coords={"seed": [0, 1, 2], "layer": [1, 2], "k": [1, 8, 55, 384], "feature": FEATURES},
     )
+
+
+def one_seed(over: str = "sentences") -> xr.Dataset:
+    """Return a profile of one seed, with the errors that an analysis gives, and what they are over.
+
+    Errors are a fourth of the importance, and of R2.
+    """
+    rng = np.random.default_rng(3)
+    result = importances(model=1, seed=1, step=1, pooling=1).squeeze("seed")
+    dims = result.importance.dims
+    result = result.assign(
+        variance=(dims[:-1], rng.uniform(0.01, 0.1, result.importance.shape[:-1])),
+        r2=(dims[:-1], rng.uniform(0.1, 0.9, result.importance.shape[:-1])),
+    )
+    result["std_error"] = result.importance / 4
+    result["std_error"].attrs["long_name"] = f"standard error of the importance over {over}"
+    if over == "sentences":
+        result["r2_std_error"] = result.r2 / 4
+        result["r2_std_error"].attrs["long_name"] = "standard error of R2 over sentences"
+    return result

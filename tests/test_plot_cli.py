@@ -38,6 +38,7 @@ def store(tmp_path_factory):
         scan,
         mx.top_unit_importance(data, scan, k=[1, 2, 5]),
         mx.cluster_units(scan),
+        mx.correct_p_values(scan),
     ):
         mx.save_results(result, progress=False)
     return path
@@ -54,6 +55,8 @@ COMMANDS = [
     ("top-k", "--show", "r2", "--palette", "viridis"),
     ("unit-distribution", "--multivariate", "--top-units", "--width", "page"),
     ("unit-map", "--layer", 2, "--layer", 1, "--width", 90, "--dpi", 100),
+    ("unit-map", "--layer", 2, "--significant", "correct_p_values", "--significance-level", 0.01),
+    ("unit-distribution", "--significant", "univariate_importance"),
     ("clusters", "--pooling", "mean", "--log"),
     ("compare", "--first", "pooling=mean", "--second", "pooling=first-token"),
 ]
@@ -114,7 +117,7 @@ def test_every_figure_has_a_command_with_its_options():
     figures = [name for name in plot.__all__ if name not in ("FORMATS", "image", "save")]
     assert sorted(name.replace("-", "_") for name in group.commands) == sorted(figures)
     names = {"features": "drawn", "decoding": "with_decoding", "multivariate": "with_multivariate"}
-    names |= {"top_units": "with_top_units"}
+    names |= {"top_units": "with_top_units", "alpha": "significance_level"}
     own = {"result", "univariate", "cluster", "correlations", "first", "second", "names", "columns"}
     for figure in figures:
         options = {option.name for option in group.commands[figure.replace("_", "-")].params}

@@ -1,12 +1,17 @@
 import holoviews as hv
 import numpy as np
 import pytest
+import xarray as xr
 from bokeh.models import GlyphRenderer, HoverTool, Scatter
 from scipy import stats
 
-from figures import FEATURES, importances, numbers, profile, top_units
+from figures import FEATURES, importances, numbers, one_seed, profile, top_units
 from mlem_xr import plot
 from mlem_xr.schema import InputError
+
+
+def last(figure):
+    return figure.last if isinstance(figure, hv.HoloMap) else figure
 
 
 def with_errors(result, share=0.25):
@@ -97,6 +102,100 @@ def test_one_seed_has_the_error_bars_of_its_standard_error():
     np.testing.assert_allclose(table.value - table.lower, 0.25 * table.value)
     frame = plot.feature_importance(one, errorbar=None)
     assert not frame.traverse(lambda e: e, [hv.Spread, hv.ErrorBars])
+
+
+NORMAL = stats.norm.ppf(0.975)
+
+AS_IF = "pairs, as if they were independent"
+
+
+@pytest.mark.parametrize("units", ["mse", "r2"])
+def test_one_seed_has_the_interval_over_sentences_in_the_units_of_its_importance(units):
+    result = one_seed()
+    frame = plot.feature_importance(result, features=FEATURES, units=units)
+    assert frame.label.endswith("pooling first-token, 95 % interval over sentences")
+    for feature in FEATURES:
+        importance = result.importance.sel(feature=feature).values.ravel()
+        scale = result.variance.values.ravel() if units == "r2" else 1.0
+        table = numbers(frame, feature)
+        np.testing.assert_allclose(table.value, importance / scale)
+        np.testing.assert_allclose(table.upper, (1 + NORMAL / 4) * importance / scale)
+        np.testing.assert_allclose(table.lower, (1 - NORMAL / 4) * importance / scale)
+    standard = plot.feature_importance(result, units=units, errorbar="se")
+    assert "± standard error over sentences" in standard.label
+    dots = plot.feature_importance(result.isel(layer=0), units=units)
+    assert "95 % interval over sentences" in dots.label
+    assert dots.traverse(lambda e: e, [hv.Segments])
+
+
+def test_intervals_over_pairs_are_drawn_if_they_are_asked_for_and_say_so():
+    result = one_seed(AS_IF)
+    frame = plot.feature_importance(result)
+    assert not frame.traverse(lambda e: e, [hv.ErrorBars])
+    assert "interval" not in frame.label
+    for errorbar, said in (
+        ("ci", f"95 % interval over {AS_IF}"),
+        (("ci", 90), f"90 % interval over {AS_IF}"),
+        ("se", f"± standard error over {AS_IF}"),
+    ):
+        frame = plot.feature_importance(result, errorbar=errorbar)
+        assert f"{said}, top 4" in frame.label
+        assert frame.traverse(lambda e: e, [hv.ErrorBars])
+
+
+@pytest.mark.parametrize("result", [one_seed(), one_seed(AS_IF), profile().sel(seed=[0, 1])])
+def test_the_grid_lies_below_lines_with_and_without_intervals(result):
+    figure = plot.feature_importance(result, errorbar="ci" if "seed" in result.dims else "auto")
+    (axis,) = hv.render(figure, backend="matplotlib").axes
+    (*_, line) = axis.get_xgridlines()
+    assert line.get_visible()
+    drawn = [*axis.lines, *axis.collections]
+    assert max(axis.xaxis.zorder, axis.yaxis.zorder) < min(artist.zorder for artist in drawn)
+
+
+def test_an_interval_of_errors_without_a_description_names_them():
+    frame = plot.feature_importance(with_errors(profile().isel(seed=0)))
+    assert "95 % interval of std_error" in frame.label
+
+
+def test_errors_over_sentences_are_not_mixed_with_those_over_seeds():
+    one = one_seed()
+    both = xr.concat([one, 2 * one], dim="seed").assign_coords(seed=[0, 1])
+    frame = plot.feature_importance(both, errorbar="ci", features=["subj_NUM"])
+    assert "2 seeds (mean, 95 % interval)" in frame.label
+    assert "sentences" not in frame.label
+    table, cell = numbers(frame, "subj_NUM"), both.importance.sel(feature="subj_NUM")
+    half = stats.t.ppf(0.975, 1) * stats.sem(cell.values.reshape(2, -1), axis=0)
+    np.testing.assert_allclose(table.upper - table.value, half)
+
+
+def test_compared_profiles_have_their_intervals_and_the_difference_has_none():
+    first, second = one_seed(), one_seed().assign_coords(model=["mini"])
+    half = second.map(lambda v: 0.5 * v, keep_attrs=True)
+    figure = list(plot.compare(first, half, features=FEATURES[:2]))
+    assert [frame.label for frame in figure] == [
+        *(f"{name}, 95 % interval over sentences" for name in ("bert", "mini")),
+        "bert − mini",
+    ]
+    for frame, scale in zip(figure, (1.0, 0.5), strict=False):
+        table = numbers(frame, "subj_GEN")
+        expected = scale * first.importance.sel(feature="subj_GEN").values.ravel()
+        np.testing.assert_allclose(table.value, expected)
+        np.testing.assert_allclose(table.upper, (1 + NORMAL / 4) * expected)
+    assert numbers(figure[2], "subj_GEN").lower.isna().all()
+    pairs = plot.compare(first, one_seed(AS_IF).assign_coords(model=["mini"]))
+    assert ["interval" in frame.label for frame in pairs] == [True, False, False]
+
+
+@pytest.mark.parametrize("show", ["importance", "r2"])
+def test_scores_of_the_best_units_have_their_own_errors(show):
+    result = one_seed().rename(layer="k").assign_coords(layer=5)
+    frame = last(plot.top_k(result, show=show, features=FEATURES if show == "importance" else None))
+    assert "95 % interval over sentences" in frame.label
+    table = numbers(frame, "subj_NUM" if show == "importance" else 5)
+    np.testing.assert_allclose(table.upper - table.value, NORMAL / 4 * table.value)
+    pairs = plot.top_k(result.drop_vars("r2_std_error"), show="r2")
+    assert not pairs.traverse(lambda e: e, [hv.ErrorBars])
 
 
 def test_one_seed_without_standard_errors_is_a_line():

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import mlem_xr as mx
 from mlem_xr import plot
 from mlem_xr.plot.looks import COLORS
 from mlem_xr.schema import InputError
@@ -208,6 +209,17 @@ def test_a_wide_unit_map_shows_the_largest_of_neighbors():
     assert "largest of 3 neighbors" in figure.label
 
 
+@pytest.mark.parametrize("n_units", [12, 768])
+def test_a_page_has_a_pixel_for_every_unit_of_a_map(n_units):
+    values = xr.DataArray(np.ones((2, n_units, 1)), dims=("layer", "unit", "feature"))
+    result = xr.Dataset({"importance": values, "p_value": values / 100}).assign_coords(
+        layer=[1, 2], unit=range(n_units), feature=["tense"]
+    )
+    for figure in (plot.unit_map(result), plot.unit_map(result, significant=result)):
+        width = hv.render(figure, backend="bokeh").width
+        assert width == max(760, n_units + 200)
+
+
 def test_units_of_concatenated_layers_go_back_to_their_layers():
     values = np.arange(12.0)
     result = xr.Dataset(
@@ -228,3 +240,179 @@ def test_unit_map_names_bad_input():
         plot.unit_map(scan(), columns=0)
     with pytest.raises(InputError, match="show: unknown value 'auc'"):
         plot.unit_map(scan(), show="auc")
+
+
+def p_values_of_units() -> xr.Dataset:
+    """Return what a randomization test of the units of `scan` returns: a third are significant."""
+    flat = np.random.default_rng(1).permutation(np.linspace(0.01, 0.145, 72))
+    result = scan()
+    dims = result.importance.dims
+    p_value = xr.DataArray(flat.reshape(2, 12, 3), dims=dims, coords=result.coords)
+    return xr.Dataset(
+        {"p_value": p_value / 2, "p_value_max": p_value},
+        attrs={"analysis": "randomization_test", "settings": {"per": "unit", "n_draws": 999}},
+    )
+
+
+def veil(frame):
+    return frame.Significant.I.dimension_values("significant", flat=False)
+
+
+def test_a_map_is_pale_where_units_are_not_significant_and_counts_those_that_are():
+    result, test = scan(), p_values_of_units()
+    result.importance[1, 9:] = np.nan
+    figure = plot.unit_map(result, features=FEATURES, significant=test)
+    plain = plot.unit_map(result, features=FEATURES)
+    words = "full color: p < 0.05 family-wise by randomization"
+    for feature in FEATURES:
+        frame = figure[feature]
+        there = result.importance.sel(feature=feature).notnull().values
+        expected = (test.p_value_max.sel(feature=feature) < 0.05).values
+        np.testing.assert_array_equal(veil(frame), np.where(there, expected, np.nan))
+        drawn = frame.Units.I.dimension_values("importance", flat=False)
+        shown = plain[feature].dimension_values("importance", flat=False)
+        np.testing.assert_array_equal(drawn, shown)
+        count = (expected & there).sum()
+        assert 0 < count < 21
+        assert frame.label == f"bert, {words}, {count} of 21 units"
+
+
+@pytest.mark.parametrize(
+    ("attrs", "variables", "words"),
+    [
+        ({}, ["p_value"], "of p_value"),
+        ({}, ["p_value_max", "p_value"], "family-wise"),
+        ({"analysis": "correct_p_values"}, ["p_value"], "corrected"),
+        ({"analysis": "randomization_test"}, ["p_value"], "uncorrected by randomization"),
+        (
+            {"analysis": "univariate_importance", "settings": {"folds": "pairs"}},
+            ["p_value"],
+            "uncorrected over pairs as if independent",
+        ),
+    ],
+)
+def test_the_title_says_which_p_values_mark_units(attrs, variables, words):
+    test = (
+        p_values_of_units()[variables].assign_attrs(attrs)
+        if attrs
+        else p_values_of_units()[variables].drop_attrs()
+    )
+    if "settings" not in attrs:
+        test.attrs.pop("settings", None)
+    figure = plot.unit_distribution(scan(), significant=test, alpha=0.1)
+    assert f"units with p < 0.1 {words}" in figure.label
+    boxes = figure.Boxes.I["gender"].dframe()
+    count = (test[variables[0]].sel(feature="gender") < 0.1).sum("unit")
+    assert boxes.significant.tolist() == count.values.tolist()
+
+
+@pytest.mark.parametrize(("method", "words"), [("fdr", "FDR"), ("holm-sidak", "Holm-Sidak")])
+def test_corrected_p_values_go_before_family_wise_ones(method, words):
+    corrected = mx.correct_p_values(p_values_of_units(), method=method)
+    assert "p_value_max" in corrected
+    figure = plot.unit_map(scan(), features=["tense"], significant=corrected, alpha=0.06)
+    expected = corrected.p_value.sel(feature="tense").transpose("layer", "unit") < 0.06
+    np.testing.assert_array_equal(veil(figure), expected)
+    assert f"p < 0.06 {words} by randomization" in figure.label
+
+
+def test_the_distribution_has_a_tick_and_a_count_for_significant_units():
+    result, test = scan(), p_values_of_units()
+    figure = plot.unit_distribution(result, features=FEATURES, significant=test)
+    assert "ticks and numbers: units with p < 0.05 family-wise by randomization" in figure.label
+    for feature in FEATURES:
+        mask = (test.p_value_max.sel(feature=feature) < 0.05).values
+        heights = figure.Significant.I[feature].dframe()
+        expected = result.importance.sel(feature=feature).values[mask]
+        np.testing.assert_allclose(np.sort(heights.importance), np.sort(expected))
+        boxes = figure.Boxes.I[feature].dframe()
+        assert boxes.significant.tolist() == mask.sum(axis=1).tolist()
+        counts = figure.Counts.I[feature].dframe().text.tolist()
+        assert counts == [str(n) for n in mask.sum(axis=1)]
+        assert (heights.layer.min() > boxes.left.min()).all()
+
+
+def test_p_values_belong_to_units_by_their_labels():
+    result, test = (
+        scan().assign_coords(unit=range(12)),
+        p_values_of_units().assign_coords(unit=range(12)),
+    )
+    expected = veil(plot.unit_map(result, features=["gender"], significant=test))
+    shuffled = test.isel(unit=slice(None, None, -1), layer=[1, 0], feature=[2, 0, 1]).transpose()
+    found = plot.unit_map(result, features=["gender"], significant=shuffled.chunk())
+    np.testing.assert_array_equal(veil(found), expected)
+    more = xr.concat([test, test.assign_coords(layer=[7, 8])], "layer").expand_dims(model=["bert"])
+    found = plot.unit_map(result, features=["gender"], significant=more)
+    np.testing.assert_array_equal(veil(found), expected)
+
+
+def test_units_of_concatenated_layers_find_their_p_values():
+    layers = {
+        "unit_layer": ("unit", np.repeat([1, 2], 12)),
+        "unit_number": ("unit", np.tile(range(12), 2)),
+    }
+    dims = ("unit", "feature")
+    whole = xr.Dataset(
+        {"importance": (dims, scan().importance.values.reshape(24, 3))},
+        coords={"feature": FEATURES, **layers},
+    )
+    test = xr.Dataset(
+        {"p_value": (dims, p_values_of_units().p_value_max.values.reshape(24, 3))},
+        coords=whole.coords,
+    )
+    drawn = plot.unit_map(
+        whole, features=["tense"], significant=test.isel(unit=slice(None, None, -1))
+    )
+    np.testing.assert_array_equal(
+        veil(drawn), p_values_of_units().p_value_max.sel(feature="tense") < 0.05
+    )
+    with pytest.raises(InputError, match=r"significant: no p-values for unit \(2, 0\)"):
+        plot.unit_map(whole, significant=test.isel(unit=slice(12)))
+
+
+def test_a_wide_map_is_in_full_color_where_one_of_the_neighbors_is_significant():
+    values = np.arange(1.0, 9.0)[:, np.newaxis]
+    result = xr.Dataset({"importance": (("unit", "feature"), values)}, {"feature": ["tense"]})
+    p_values = np.array([1, 0.01, 1, 1, 0.01, 0.01, 1, 1])[:, np.newaxis]
+    test = xr.Dataset({"p_value": (("unit", "feature"), p_values)}, {"feature": ["tense"]})
+    figure = plot.unit_map(result, columns=4, significant=test)
+    assert veil(figure).tolist() == [[1, 0, 1, 0]]
+    assert "3 of 8 units" in figure.label
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("extension", ["png", "html"])
+@pytest.mark.parametrize("draw", [plot.unit_map, plot.unit_distribution])
+@pytest.mark.parametrize("alpha", [1e-6, 0.9])
+def test_figures_with_none_or_all_units_significant_are_saved(tmp_path, extension, draw, alpha):
+    figure = draw(scan(), top=2, significant=p_values_of_units(), alpha=alpha)
+    plot.save(figure, tmp_path / f"units.{extension}")
+
+
+@pytest.mark.parametrize("draw", [plot.unit_map, plot.unit_distribution])
+def test_p_values_that_cannot_mark_units_are_named(draw):
+    result, test = scan(), p_values_of_units()
+    for significant, message in (
+        (test[["p_value"]].isel(unit=0), "'p_value' has no dimension 'unit'"),
+        (
+            test.rename(p_value="p", p_value_max="q"),
+            "no variable p_value_max or p_value; found: 'p",
+        ),
+        (test.sel(layer=[1]), "no p-values for layer 2; expected those of all that is drawn"),
+        (test.isel(layer=0), "no p-values for layer 2"),
+        (test.isel(layer=0, drop=True), "no dimension 'layer', of which several are drawn"),
+        (test.isel(unit=slice(10)), "no p-values for unit 10, 11"),
+        (test.sel(feature=["tense"]), "no p-values for feature 'number', 'gender'"),
+        (test.assign_coords(model="mini"), "no p-values for model 'bert'"),
+        (test.expand_dims(k=2), "it has the dimensions 'k'; select one of each"),
+        (test.expand_dims(seed=2), "it has the dimension 'seed'; select one"),
+        (test + 1, "'p_value_max' holds values below 0 or above 1"),
+        (test.where(test.layer == 1), r"'p_value_max' is NaN where .* \(layer 2, unit 0, feature"),
+    ):
+        with pytest.raises(InputError, match=f"significant: {message}"):
+            draw(result, features=FEATURES, significant=significant)
+    with pytest.raises(InputError, match="significant: .* expected show='importance'"):
+        draw(result, show="r2", significant=test)
+    for alpha in (0, 1, -0.1, True, "0.05", float("nan")):
+        with pytest.raises(InputError, match="alpha: found .*; expected a number between 0 and 1"):
+            draw(result, alpha=alpha)

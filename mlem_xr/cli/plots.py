@@ -13,7 +13,7 @@ from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.cli.analyses import saved
 from mlem_xr.cli.options import FIGURE_FILE, ITEM_HELP, STIMULI, STORE, selection, settings, several
 from mlem_xr.running.writing import check_path
-from mlem_xr.schema import REPRESENTATION, InputError, select
+from mlem_xr.schema import REPRESENTATION, InputError, choose, select
 
 _X = click.Option(["--x"], default="layer", show_default=True, help="Axis: layer or step.")
 _TOP = click.Option(["--top"], type=int, default=4, show_default=True, help="Features to draw.")
@@ -34,6 +34,17 @@ _SHOW = click.Option(
 _COLOR = click.Option(["--color"], help="Feature that colors the sentences.")
 _HIERARCHY = several(
     "hierarchy", str, "Features that give marker, hue and lightness, instead of --color."
+)
+_SIGNIFICANT = click.Option(
+    ["--significant"],
+    help="Mark units by what is saved of this analysis, such as correct_p_values.",
+)
+_LEVEL = click.Option(
+    ["--significance-level"],
+    type=float,
+    default=0.05,
+    show_default=True,
+    help="Units with smaller p-values are significant.",
 )
 _PALETTE = several(
     "palette", str, "A color, or FEATURE=COLOR; or a single one, the name of a color map."
@@ -82,14 +93,14 @@ _FIGURES = [
         "unit_distribution",
         "univariate_importance",
         "Draw how importance or a score is distributed over the units of each layer.",
-        [_SHOW, _TOP, _FEATURES, _LOG, _PALETTE, _RENAME],
+        [_SHOW, _TOP, _FEATURES, _LOG, _SIGNIFICANT, _LEVEL, _PALETTE, _RENAME],
         {"multivariate": "multivariate_importance", "top_units": "top_unit_importance"},
     ),
     _Figure(
         "unit_map",
         "univariate_importance",
         "Draw every unit of every layer as a heat map.",
-        [_SHOW, _TOP, _FEATURES, _LOG, _RENAME],
+        [_SHOW, _TOP, _FEATURES, _LOG, _SIGNIFICANT, _LEVEL, _RENAME],
     ),
     _Figure(
         "mds", "mds", "Draw the sentences in the plane.", [_COLOR, _HIERARCHY, _PALETTE, _RENAME]
@@ -132,6 +143,8 @@ def _command(figure: _Figure) -> click.Command:
             if values.pop("with_" + argument):
                 beside = ANALYSES[analysis]
                 own[argument] = _opened(beside, store, dict(labels))
+        if "significant" in own:
+            own["significant"] = _of_units(store, own["significant"])
         result = _opened(record, store, values)
         _draw(figure.name, _arguments(figure, store, result, labels), own, output)
 
@@ -175,6 +188,13 @@ def _opened(record: Analysis, store: str, values: dict[str, Any]) -> xr.Dataset:
             raise
         words = ["mlem-xr", record.command, str(store), *_flags(record, asked)]
         raise InputError(f"{error}; run first: {shlex.join(words)}") from None
+
+
+def _of_units(store: str, name: str) -> xr.Dataset:
+    """Open saved p-values of single units."""
+    analysis = ANALYSES[choose("significant", name, ANALYSES)]
+    settings = {"per": "unit"} if "per" in analysis.options.names() else {}
+    return mx.open_results(store, analysis.name, **settings)
 
 
 def _flags(record: Analysis, values: dict[str, Any]) -> list[str]:
@@ -257,7 +277,7 @@ def _number(word: str) -> float | str:
         return word
 
 
-_ARGUMENTS = {"drawn": "features"}
+_ARGUMENTS = {"drawn": "features", "significance_level": "alpha"}
 """Arguments of figures whose option has another name, as an analysis has an option of theirs."""
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {

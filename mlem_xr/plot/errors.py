@@ -53,7 +53,8 @@ def summarized(
     """Return the means over the seeds that hold a value, and their errors.
 
     An interval over n seeds is Student's t with n - 1 degrees of freedom; that of a single seed is
-    the normal one of its standard error.
+    the normal one of its standard error, and the note says what that is over. By default one over
+    pairs is not drawn: pairs are not independent, so it says less than it seems to.
     """
     kind, level = parsed(errorbar)
     n_seeds = values.sizes.get("seed", 1)
@@ -63,11 +64,14 @@ def summarized(
             for v in (values, std_error)
         )
         assert mean is not None
-        half = xr.full_like(mean, np.nan)
-        if error is not None and kind in ("auto", "ci", "se") and bool(error.notnull().any()):
-            half = error if kind == "se" else stats.norm.ppf(0.5 + level / 200) * error
-        note = _note(kind if kind != "auto" else "ci", level) if half.notnull().any() else ""
-        return Summary(_bounds(mean, half), None, note, False)
+        over = "" if error is None else _over(error)
+        if kind == "auto":
+            kind = None if over.startswith("pairs") else "ci"
+        if error is None or kind not in ("ci", "se") or not bool(error.notnull().any()):
+            return Summary(_bounds(mean, xr.full_like(mean, np.nan)), None, "", False)
+        half = error if kind == "se" else stats.norm.ppf(0.5 + level / 200) * error
+        basis = f" over {over}" if over else f" of {error.name}"
+        return Summary(_bounds(mean, half), None, _note(kind, level) + basis, False)
     count = values.count("seed")
     mean = values.mean("seed")
     if kind == "auto":
@@ -83,6 +87,11 @@ def summarized(
         quantile = stats.t.ppf(0.5 + level / 200, np.maximum(count - 1, 1))
         half = half * quantile
     return Summary(_bounds(mean, half), None, f"{said} (mean, {_note(kind, level)})", True)
+
+
+def _over(error: xr.DataArray) -> str:
+    """Return what standard errors are over, as their own description says."""
+    return str(error.attrs.get("long_name", "")).partition(" over ")[2]
 
 
 def _bounds(mean: xr.DataArray, half: xr.DataArray) -> xr.Dataset:

@@ -47,11 +47,11 @@ def filled(values: xr.DataArray, *, argument: str) -> xr.DataArray:
     return values
 
 
-def std_error_of(result: xr.Dataset) -> xr.DataArray | None:
-    """Return the standard errors of a result, if there are any."""
-    if "std_error" not in result or not bool(result["std_error"].notnull().any()):
+def errors_of(result: xr.Dataset, name: str, *dims: str) -> xr.DataArray | None:
+    """Return the standard errors of this name, if there are any, with these dimensions."""
+    if name not in result or not bool(result[name].notnull().any()):
         return None
-    return variable(result, "std_error")
+    return expanded(variable(result, name), *dims)
 
 
 def refuse(values: xr.DataArray, dims: Iterable[str], advice: str) -> None:

@@ -82,11 +82,11 @@ def styled(
             # Else overlays without a legend would be drawn as one element, which not all can.
             usual = merged({"NdOverlay": {"batched": False}, "Overlay": {"batched": False}}, usual)
         options = merged(usual, both or {}, own or {})
-        if backend == "bokeh":
-            frame_options = options[outermost]
-            options[outermost] = frame_options | {
-                "hooks": [_wrap_title, *frame_options.get("hooks", [])]
-            }
+        frame_options = options[outermost]
+        usual_hook = _wrap_title if backend == "bokeh" else _lower_grid
+        options[outermost] = frame_options | {
+            "hooks": [usual_hook, *frame_options.get("hooks", [])]
+        }
         figure.opts(options, backend=backend)
     return figure
 
@@ -108,6 +108,12 @@ def _wrap_title(plot: Any, _: Any) -> None:
         # Beside it are the numbers of the axis and the tools.
         characters = max(20, int((width - 170) / _PIXELS_PER_LETTER))
         title.text = "\n".join(fill(line, characters) for line in lines)
+
+
+def _lower_grid(plot: Any, _: Any) -> None:
+    """Draw matplotlib's grid below everything: it has the place of its axis among the lines."""
+    for axis in (plot.handles["axis"].xaxis, plot.handles["axis"].yaxis):
+        axis.set_zorder(-1)
 
 
 def plain_ticks(plot: Any, _: Any) -> None:
@@ -163,12 +169,13 @@ def line_options(looks: Looks, labels: Iterable[Any], backend: str) -> Options:
         },
         "Spread": {
             **_MATPLOTLIB_AXES,
+            **_GRID,
             "facecolor": color,
             "alpha": 0.2,
             "linewidth": 0,
             **quiet,
         },
-        "ErrorBars": {**_MATPLOTLIB_AXES, "edgecolor": color, "elinewidth": 1.5, **quiet},
+        "ErrorBars": {**_MATPLOTLIB_AXES, **_GRID, "edgecolor": color, "elinewidth": 1.5, **quiet},
         "NdOverlay": {"apply_ticks": False},
     }
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 from mlem_xr.plot.errors import Errorbar, Summary, summarized
 from mlem_xr.plot.figures.feature_importance import UNITS, Units, importance_of
-from mlem_xr.plot.frames import expanded, features_to_draw, refuse
+from mlem_xr.plot.frames import features_to_draw, refuse
 from mlem_xr.plot.lines import AXES, Profile, draw_profile, value_limits
 from mlem_xr.plot.looks import Looks, Palette, Rename, looks_of_features
 from mlem_xr.schema import REPRESENTATION, InputError, check_text, choose, listed, values_of
@@ -31,7 +31,8 @@ def compare(
 
     All three have the same features, in the same looks; the profiles share their axis. Only layers
     (or steps) and features that both have are drawn, and layers are matched by their number. Where
-    both have the same seeds, the difference is taken seed by seed.
+    both have the same seeds, the difference is taken seed by seed. With one seed, the difference
+    has no interval: both are of the same sentences, so it does not follow from those of the two.
 
     Parameters
     ----------
@@ -66,8 +67,8 @@ def compare(
     x, units = choose("x", x, AXES), choose("units", units, UNITS)
     sources = {"first": first, "second": second}
     given = [_values(result, units, x, argument) for argument, result in sources.items()]
-    called = _names(names, *given)
-    a, b = (_without_labels(values, x) for values in given)
+    called = _names(names, *(values for values, _ in given))
+    a, b = (_without_labels(values, x) for values, _ in given)
     if set(a.dims) != set(b.dims):
         raise InputError(f"second: it has the dimensions {b.dims}, first has {a.dims}; select one")
     same_seeds = "seed" in a.dims and a["seed"].equals(b["seed"])
@@ -76,7 +77,12 @@ def compare(
     if not a.size:
         raise InputError("second: it has no labels in common with first; nothing to compare")
     difference = a - b if same_seeds or "seed" not in a.dims else a.mean("seed") - b.mean("seed")
-    summaries = [summarized(v.rename("importance"), None, errorbar) for v in (a, b, difference)]
+    # Both are of the same sentences: from the error of each does not follow that of the difference.
+    errors = [v if v is None else _without_labels(v, x).reindex_like(a) for _, v in given] + [None]
+    summaries = [
+        summarized(v.rename("importance"), error, errorbar)
+        for v, error in zip((a, b, difference), errors, strict=True)
+    ]
     look = looks_of_features(first, palette, rename)
     look = Looks(
         tuple(dict.fromkeys([*look.order, *looks_of_features(second).order])),
@@ -93,7 +99,9 @@ def compare(
         figures.append(
             draw_profile(
                 Profile(
-                    summary=summary._replace(note=", ".join(filter(None, (titles[i], note)))),
+                    summary=summary._replace(
+                        note=", ".join(filter(None, (titles[i], note, summary.note)))
+                    ),
                     source=values.rename("importance"),
                     name="importance",
                     label=UNITS[units],
@@ -109,13 +117,15 @@ def compare(
     return hv.Layout(figures).cols(3)
 
 
-def _values(result: xr.Dataset, units: Units, x: str, argument: str) -> xr.DataArray:
+def _values(
+    result: xr.Dataset, units: Units, x: str, argument: str
+) -> tuple[xr.DataArray, xr.DataArray | None]:
     try:
-        values, _ = importance_of(result, units)
+        values, std_error = importance_of(result, units, x, "feature")
     except InputError as error:
         raise InputError(f"{argument}: {str(error).removeprefix('result: ')}") from None
     refuse(values, ["unit", "k"], "select one")
-    return expanded(values, x, "feature").rename("importance")
+    return values, std_error
 
 
 def _without_labels(values: xr.DataArray, x: str) -> xr.DataArray:

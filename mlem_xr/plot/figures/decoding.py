@@ -7,7 +7,7 @@ import holoviews as hv
 import xarray as xr
 
 from mlem_xr.plot.errors import Errorbar, summarized
-from mlem_xr.plot.frames import expanded, features_to_draw, refuse, std_error_of, variable
+from mlem_xr.plot.frames import errors_of, expanded, features_to_draw, refuse, variable
 from mlem_xr.plot.lines import AXES, Profile, draw_profile, value_limits
 from mlem_xr.plot.looks import Palette, Rename, looks_of_features
 from mlem_xr.schema import choose
@@ -64,8 +64,7 @@ def decoding(
     values = variable(result, "auc")
     refuse(values, ["unit", "k"], "expected the result of decoding_baseline")
     values = expanded(values, x, "feature")
-    error = std_error_of(result)
-    summary = summarized(values, None if error is None else expanded(error, x, "feature"), errorbar)
+    summary = summarized(values, errors_of(result, "std_error", x, "feature"), errorbar)
     chosen, note = features_to_draw(summary.table["mean"], top, features, within=(x,))
     low, high = value_limits(summary.table.sel(feature=chosen), False)
     return draw_profile(

@@ -8,7 +8,7 @@ import xarray as xr
 
 from mlem_xr.plot.errors import Errorbar, summarized
 from mlem_xr.plot.figures.decoding import AUC, AUC_LIMITS
-from mlem_xr.plot.frames import alike, expanded, features_to_draw, refuse, std_error_of, variable
+from mlem_xr.plot.frames import alike, errors_of, expanded, features_to_draw, refuse, variable
 from mlem_xr.plot.lines import AXES, Profile, Second, draw_profile
 from mlem_xr.plot.looks import Palette, Rename, looks_of_features
 from mlem_xr.plot.style import LABELS
@@ -57,11 +57,14 @@ def feature_importance(
         panel that they lead, 1/2 for each where they are second, and so on.
     units : {"mse", "r2"}
         The increase of the squared error, or that divided by the variance of the target: the drop
-        of R², which can be compared across layers and networks.
+        of R², which can be compared across layers and networks. Its errors are divided by the same
+        variance, whose own error is left out.
     errorbar : {"auto", "ci", "se", "seeds"}, ("ci", level) or None
         An interval (95 % by default), plus and minus a standard error, or a thin line for every
-        seed. By default: thin lines for up to five seeds, 95 % intervals for more; error bars from
-        `std_error` where there is one seed.
+        seed. By default: thin lines for up to five seeds, 95 % intervals for more; where there is
+        one seed, 95 % intervals from `std_error` (``importance +- 1.96 std_error``) if it is over
+        sentences (``folds="sentences"``), and none if it is over pairs, as if they were
+        independent: those are drawn if they are asked for. The title says what intervals are over.
     log : bool
         Whether the importance axis is logarithmic. What is zero, negative, or more than six decades
         below the largest value is marked by an open triangle at its foot.
@@ -99,13 +102,10 @@ def feature_importance(
     """
     x, log = choose("x", x, AXES), check_bool("log", log)
     units = choose("units", units, UNITS)
-    values, std_error = importance_of(result, units)
+    values, std_error = importance_of(result, units, x, "feature")
     refuse(values, ["unit"], "draw it with unit_distribution or select one unit")
     refuse(values, ["k"], "draw it with top_k or select one k")
-    values = expanded(values, x, "feature")
-    summary = summarized(
-        values, None if std_error is None else expanded(std_error, x, "feature"), errorbar
-    )
+    summary = summarized(values, std_error, errorbar)
     chosen, note = features_to_draw(summary.table["mean"], top, features, within=(x,))
     return draw_profile(
         Profile(
@@ -124,19 +124,25 @@ def feature_importance(
     )
 
 
-def importance_of(result: xr.Dataset, units: Units) -> tuple[xr.DataArray, xr.DataArray | None]:
-    """Return importance and, if there is one, its standard error, in the units asked for."""
-    values = variable(result, "importance")
-    error = std_error_of(result)
-    if units == "mse":
-        return values, error
-    if "variance" not in result.data_vars:
-        raise InputError(
-            "units: 'r2' needs the variable 'variance' of the target; compute the result again "
-            "with this version (refresh), or use 'mse'"
-        )
-    variance = variable(result, "variance")
-    return (values / variance).rename("importance"), None if error is None else error / variance
+def importance_of(
+    result: xr.Dataset, units: Units, *dims: str
+) -> tuple[xr.DataArray, xr.DataArray | None]:
+    """Return importance and its standard error, if there is one, in these units and dimensions."""
+    found = [variable(result, "importance"), errors_of(result, "std_error")]
+    if units == "r2":
+        if "variance" not in result.data_vars:
+            raise InputError(
+                "units: 'r2' needs the variable 'variance' of the target; compute the result again "
+                "with this version (refresh), or use 'mse'"
+            )
+        variance = variable(result, "variance")
+        # What an error is over stays said in its attributes.
+        found = [
+            v if v is None else (v / variance).rename(v.name).assign_attrs(v.attrs) for v in found
+        ]
+    values, error = (v if v is None else expanded(v, *dims) for v in found)
+    assert values is not None
+    return values, error
 
 
 def _auc(decoding: xr.Dataset, values: xr.DataArray, x: str) -> Second:

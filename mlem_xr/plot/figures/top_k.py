@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from mlem_xr.plot.errors import Errorbar, summarized
-from mlem_xr.plot.frames import expanded, features_to_draw, refuse, std_error_of, variable
+from mlem_xr.plot.frames import errors_of, expanded, features_to_draw, refuse, variable
 from mlem_xr.plot.lines import Profile, draw_profile
 from mlem_xr.plot.looks import Looks, Palette, Rename, looks, looks_of_features
 from mlem_xr.plot.style import LABELS, overlay_of
@@ -19,6 +19,9 @@ _MOST_LABELS = 6
 """Most lines whose best k is written beside its mark; of others it shows when hovering."""
 
 _SMALLER_IS_BETTER = ("mse", "mae")
+
+_ERRORS = {"importance": "std_error", "r2": "r2_std_error"}
+"""Standard errors of what is drawn."""
 
 
 def top_k(
@@ -46,7 +49,8 @@ def top_k(
     show : {"importance", "r2", "r", "mse", "mae"}
         The variable to draw.
     top, features, errorbar, palette, rename
-        As for `feature_importance`; with a score, the palette has the colors of the layers.
+        As for `feature_importance`; with a score, the palette has the colors of the layers. Of the
+        scores, R² alone has standard errors (`r2_std_error`).
     log : bool
         Whether the vertical axis is logarithmic too.
 
@@ -81,8 +85,9 @@ def top_k(
         raise InputError(f"result: {show!r} has no coordinate 'k'; found: {found}")
     by = "feature" if show == "importance" else "layer"
     values = expanded(values, "k", by)
-    error = std_error_of(result) if by == "feature" else None
-    summary = summarized(values, None if error is None else expanded(error, "k", by), errorbar)
+    errors = _ERRORS.get(show)
+    error = None if errors is None else errors_of(result, errors, "k", by)
+    summary = summarized(values, error, errorbar)
     if by == "feature":
         look = looks_of_features(result, palette, rename)
         lines, note = features_to_draw(summary.table["mean"], top, features, within=("k",))

@@ -11,6 +11,7 @@ import xarray as xr
 from mlem_xr.plot.axes import Axis, axis_of, foot_of, linear_limits, log_limits
 from mlem_xr.plot.frames import alike, expanded, features_to_draw, figure_of, fixed, variable
 from mlem_xr.plot.looks import COLORS, Looks, Palette, Rename, looks, looks_of_features
+from mlem_xr.plot.significance import significance
 from mlem_xr.plot.style import LABELS, overlay_of, styled
 from mlem_xr.plot.units import over_units
 from mlem_xr.schema import InputError, check_bool, choose
@@ -23,6 +24,12 @@ _MOST_OUTLIERS = 20
 
 _SCORE = "units"
 
+_MARKED = "significant"
+_SIGNIFICANT = "Significant"
+
+_MOST_TICKS = 300
+"""Most significant units of a box that can be told apart by their height."""
+
 
 def unit_distribution(
     univariate: xr.Dataset,
@@ -33,6 +40,8 @@ def unit_distribution(
     log: bool = True,
     multivariate: xr.Dataset | None = None,
     top_units: xr.Dataset | None = None,
+    significant: xr.Dataset | None = None,
+    alpha: float = 0.05,
     palette: Palette = None,
     rename: Rename = None,
 ) -> hv.Overlay | hv.HoloMap:
@@ -61,6 +70,14 @@ def unit_distribution(
     top_units : xr.Dataset, optional
         What `mlem_xr.top_unit_importance` returns: a dashed line, at the k with the largest value
         in each layer.
+    significant : xr.Dataset, optional
+        P-values of the same units and features, of a randomization test of units or of
+        `mlem_xr.correct_p_values`: a Dataset with `p_value_max` or `p_value`
+        (..., layer, unit, feature), matched by label. Significant units are ticks
+        at the right of their box, and the number above it counts them, in place of those beyond the
+        whiskers. The title says by which p-values, which are chosen as in `unit_map`.
+    alpha : float
+        Units with smaller p-values are significant.
     palette, rename
         As for `feature_importance`.
 
@@ -69,20 +86,28 @@ def unit_distribution(
     hv.Overlay or hv.HoloMap
         For the bokeh and the matplotlib backend. Each frame holds, by feature, `Boxes`:
         `Rectangles` (the place of the box; `median`, `lower` and `upper` quartile, `units`,
-        `beyond` the whiskers, `at_foot` in percent), `Whiskers`, `Outliers`, `Foot`, and
-        `Multivariate` and `TopUnits`: `Curve`.
+        `beyond` the whiskers, `at_foot` in percent; with `significant`, how many units are),
+        `Whiskers`, `Outliers`, `Foot`, and `Multivariate` and `TopUnits`: `Curve`; with
+        `significant`, `Significant`: `Segments`.
 
     Raises
     ------
     InputError
-        If the variable is unknown, missing, without `unit` or only NaN, or if another argument is
-        not possible.
+        If the variable is unknown, missing, without `unit` or only NaN, if `significant` lacks a
+        p-value of what is drawn, or if another argument is not possible.
 
     Examples
     --------
     >>> scan = xr.Dataset({"r2": (("layer", "unit"), [[0.1, 0.3], [0.2, 0.4]])}, {"layer": [1, 2]})
     >>> unit_distribution(scan, show="r2").Boxes.I["units"].dframe()["median"].tolist()
     [0.2, 0.30000000000000004]
+
+    >>> dims, units = ("unit", "feature"), [[0.5, 0.1], [0.2, 0.3]]
+    >>> scan = xr.Dataset({"importance": (dims, units)}, {"feature": ["tense", "number"]})
+    >>> test = xr.Dataset({"p_value_max": (dims, [[0.01, 0.9], [0.2, 0.1]])}, scan.coords)
+    >>> figure = unit_distribution(scan, significant=test)
+    >>> figure.Boxes.I["tense"].dframe().significant.tolist()
+    [1]
     """
     show, log = choose("show", show, LABELS), check_bool("log", log)
     values = expanded(over_units(univariate, show), "layer")
@@ -97,7 +122,10 @@ def unit_distribution(
         values = values.expand_dims({by: chosen})
         look = looks(chosen, [COLORS[5]] if palette is None else palette, rename)
     values = values.sel({by: chosen}).dropna("layer", how="all")
+    found = significance(significant, alpha, values)
     table = values.to_dataset(name=show)
+    if found is not None:
+        table[_MARKED] = values.where(found.mask)
     for name, given in (("Multivariate", multivariate), ("TopUnits", top_units)):
         if given is not None:
             table[name] = _line(given, name, show, by, values)
@@ -105,16 +133,18 @@ def unit_distribution(
     limits = _limits(table, log)
     floor = foot_of(limits) if log else -np.inf
     axis = axis_of(values["layer"].values, "layer", look)
+    rungs = (np.geomspace if log else np.linspace)(*limits, _MOST_TICKS)
     drawn = ("layer", "unit", by)
     lines = {"Multivariate": "line: all units", "TopUnits": "dashed: best k units"}
     words = [fixed(values, drawn, look), note, *(v for k, v in lines.items() if k in table)]
+    words += [] if found is None else [f"ticks and numbers: units with {found.words}"]
     title = ", ".join(filter(None, words))
 
     def draw(frame: xr.Dataset) -> hv.Overlay:
-        return _frame(frame, show, by, chosen, axis, look, floor).relabel(title)
+        return _frame(frame, show, by, chosen, axis, look, floor, rungs).relabel(title)
 
     figure = figure_of(table, show, drawn, draw, look, source=values)
-    return _styled(figure, show, by, chosen, look, axis, limits, log)
+    return _styled(figure, show, by, chosen, look, axis, limits, log, marked=found is not None)
 
 
 def _line(given: xr.Dataset, name: str, show: str, by: str, values: xr.DataArray) -> xr.DataArray:
@@ -145,13 +175,18 @@ def _frame(
     axis: Axis,
     look: Looks,
     floor: float,
+    rungs: np.ndarray,
 ) -> hv.Overlay:
     spacing = np.diff(np.sort(axis.places)).min() if axis.places.size > 1 else 1.0
     width = 0.8 * float(spacing) / len(labels)
     few = axis.places.size * len(labels) <= _MOST_COUNTS
     up = hv.Dimension((show, LABELS[show]))
     parts: dict[str, dict] = {
-        name: {} for name in ("Whiskers", "Boxes", "Medians", "Marks", "Outliers", "Foot", "Counts")
+        name: {}
+        for name in (
+            *("Whiskers", "Boxes", "Medians", "Marks", "Outliers", "Foot", "Counts"),
+            _SIGNIFICANT,
+        )
     }
     curves: dict[str, dict] = {name: {} for name in ("Multivariate", "TopUnits") if name in frame}
     for i, label in enumerate(labels):
@@ -160,9 +195,17 @@ def _frame(
         matrix = frame[show].sel({by: label}).transpose("layer", "unit").values
         places = axis.places + shift
         table, outliers = _boxes(matrix, places, axis.names, floor, show)
+        facts = ["median", "units", "beyond", "at_foot", "at"]
+        counted = "beyond"
+        if _MARKED in frame:
+            marked = frame[_MARKED].sel({by: label}).transpose("layer", "unit").values
+            table[_MARKED] = np.isfinite(marked).sum(axis=1)[np.isfinite(matrix).any(axis=1)]
+            facts, counted = [*facts, _MARKED], _MARKED
+            ends = (places + 0.44 * width, places + 0.54 * width)
+            ticks = _ticks(np.maximum(marked, floor), ends, rungs)
+            parts[_SIGNIFICANT][key] = hv.Segments(ticks, ["layer", up, "to", "to_height"])
         half = 0.42 * width
         edges = (table["place"] - half, table["lower"], table["place"] + half, table["upper"])
-        facts = ["median", "units", "beyond", "at_foot", "at"]
         parts["Boxes"][key] = hv.Rectangles(
             pd.DataFrame(dict(zip(("left", "lower", "right", "upper"), edges, strict=True))).assign(
                 **table[facts]
@@ -191,8 +234,8 @@ def _frame(
             ["at_foot", "at"],
         )
         if few:
-            above = table[table["beyond"] > 0]
-            words = [f"{n}" for n in above["beyond"]]
+            above = table[(table[counted] > 0) | (counted == _MARKED)]
+            words = [f"{n}" for n in above[counted]]
             parts["Counts"][key] = hv.Labels(
                 (above["place"], above["top"], words), ["layer", show], "text"
             )
@@ -203,6 +246,16 @@ def _frame(
     found = [overlay_of(part, by, name) for name, part in parts.items() if part]
     found += [overlay_of(part, by, name) for name, part in curves.items()]
     return hv.Overlay(found)
+
+
+def _ticks(marked: np.ndarray, ends: tuple[np.ndarray, np.ndarray], rungs: np.ndarray) -> list:
+    """Return a tick for every height with significant units; those on one rung are one."""
+    found = []
+    for start, end, values in zip(*ends, marked, strict=True):
+        heights = np.sort(values[np.isfinite(values)])
+        _, first = np.unique(np.searchsorted(rungs, heights), return_index=True)
+        found += [(start, height, end, height) for height in heights[first].tolist()]
+    return found
 
 
 def _boxes(
@@ -254,6 +307,8 @@ def _styled(
     axis: Axis,
     limits: tuple[float, float],
     log: bool,
+    *,
+    marked: bool,
 ) -> Any:
     color = look.cycle("color", labels)
     axes = {"logy": log, "ylim": limits, "xlim": (axis.limits[0] - 0.4, axis.limits[1] + 0.4)}
@@ -267,6 +322,7 @@ def _styled(
         ("units", "@units"),
         ("beyond the whiskers", "@beyond"),
         ("at the foot", "@at_foot{0.} %"),
+        *([(_MARKED, f"@{_MARKED}")] if marked else []),
     ]
     bokeh = {
         "Rectangles": {
@@ -280,6 +336,7 @@ def _styled(
         },
         "Segments.Whiskers": {"color": color, "line_width": 1, **quiet},
         "Segments.Medians": {"color": "black", "line_width": 2, **quiet},
+        "Segments.Significant": {"color": color, "line_width": 1, **quiet},
         "Points.Outliers": {"color": color, "size": 3, "alpha": 0.5, **quiet},
         "Points.Foot": {
             "marker": "inverted_triangle",
@@ -320,6 +377,7 @@ def _styled(
         "Segments": plain,
         "Segments.Whiskers": {"color": color, "linewidth": 1},
         "Segments.Medians": {"color": "black", "linewidth": 1.5},
+        "Segments.Significant": {"color": color, "linewidth": 0.7},
         "Points": {**plain, "color": color},
         "Points.Outliers": {"s": 3, "alpha": 0.5},
         "Points.Foot": {"marker": "v", "facecolors": "white", "edgecolors": color, "s": 28},
