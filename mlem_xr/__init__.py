@@ -12,6 +12,7 @@ from mlem_xr.analyses import (
     distances,
     mds,
     multivariate_importance,
+    randomization_test,
     top_unit_importance,
     univariate_importance,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "open_results",
     "open_store",
     "plot",
+    "randomization_test",
     "read_stimuli",
     "record",
     "save_results",

@@ -63,6 +63,9 @@ RESERVED = frozenset(
 """Names that a feature may not have, because the library uses them."""
 
 
+ITEM = "item"
+"""What the attribute `role` of a column of items says."""
+
 Check = Callable[[str, Any], Any]
 """Takes the name of an argument and what was given; returns the value in its one form, or raises
 `InputError`."""
@@ -325,15 +328,11 @@ def check_dataset(argument: str, value: Any) -> None:
 def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> list[str]:
     """Return the names of the features to use, in order.
 
-    A feature is a coordinate over `sentence` alone whose name is not `RESERVED`. The attribute
-    `features`, if there, says which of them count and in which order.
+    A feature is a column that is no item. The attribute `features`, if there, says which of them
+    count and in which order.
     """
-    check_dataset("stimuli", data)
-    found = [
-        str(name)
-        for name, coordinate in data.coords.items()
-        if coordinate.dims == ("sentence",) and name not in RESERVED
-    ]
+    items = check_items(data)
+    found = [name for name in columns_of(data) if name not in items]
     given = several("features", data.attrs.get("features", found), check_text, empty=True)
     known = [name for name in given if name in found]
     if not known:
@@ -342,6 +341,28 @@ def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> l
         return known
 
     return several("features", features, among(known), twice=False)
+
+
+def check_items(data: xr.Dataset) -> list[str]:
+    """Return the names of the columns that say what sentences are made of, in order.
+
+    The attribute `items`, if there, says which columns are items; else those are whose own
+    attribute `role` says so, as attributes of a Dataset get lost on the way.
+    """
+    check_dataset("stimuli", data)
+    found = columns_of(data)
+    marked = [name for name in found if data.variables[name].attrs.get("role") == ITEM]
+    given = several("items", data.attrs.get("items", marked), check_text, empty=True)
+    return [name for name in given if name in found]
+
+
+def columns_of(data: xr.Dataset) -> list[str]:
+    """Return the names of the coordinates over `sentence` alone that are not `RESERVED`."""
+    return [
+        str(name)
+        for name, coordinate in data.coords.items()
+        if coordinate.dims == ("sentence",) and name not in RESERVED
+    ]
 
 
 def warn(message: str) -> None:

@@ -650,10 +650,15 @@ FEATURES_WRONG: dict[str, Change] = {
     "features of lists": with_attributes(features=[["number"]]),
     "features of numbers": with_attributes(features=[1, 2]),
     "no feature listed": with_attributes(features=[]),
+    "items no list": with_attributes(items=5),
+    "items None": with_attributes(items=None),
+    "items of lists": with_attributes(items=[["number"]]),
+    "all features are items": lambda d: with_attributes(items=list(d.attrs["features"]))(d),
 }
 
 FEATURES_SAME: dict[str, Any] = {
     "features a tuple": lambda data: data.assign_attrs(features=tuple(data.attrs["features"])),
+    "items that are not there": lambda data: data.assign_attrs(items=["nonsense"]),
     "Dask features": lambda data: data.assign_coords(number=data["number"].chunk()),
     "feature of np.str_": lambda data: data.assign_coords(
         number=("sentence", [np.str_(v) for v in data["number"].values])
@@ -962,6 +967,7 @@ FUNCTIONS: dict[str, dict[str, Make]] = {
         "analysis": constant("multivariate_importance"),
     },
     "open_store": {"store": lambda w: w.store},
+    "randomization_test": {"activations": lambda w: w.activations, "n_draws": constant(9)},
     "read_stimuli": {"source": lambda w: w.table},
     "record": {
         **{"stimuli": lambda w: w.stimuli, "store": lambda w: w.new("x.zarr")},
@@ -1222,9 +1228,24 @@ KINDS: dict[str, Kind] = {
     "max_clusters": integer("2**70", "10**400"),
     "max_iter": integer("1", usual=3),
     "method": choice("fdr", "holm-sidak", None),
-    "min_max": FLAG,
+    "min_max": optional(FLAG),
     "n_components": integer("1"),
+    "items": kind(
+        *("None", "empty dict", "Dataset"),
+        wrong={
+            "an unknown feature": constant({"tense": "number"}),
+            "an unknown column": constant({"number": "noun"}),
+            "another dimension": constant({"number": "unit"}),
+            "no text": constant({"number": 1}),
+            "None": constant({"number": None}),
+            "itself": constant({"number": "number"}),
+            "a feature of several levels": constant({"animate": "number"}),
+            "lone surrogate": constant({"number": "\ud800"}),
+        },
+    ),
+    "n_draws": integer("1", usual=9),
     "n_init": integer("1"),
+    "per": choice("layer", "unit"),
     "names": choice("mlem_xr", "original"),
     "overwrite": FLAG,
     "path": path_to(".csv"),
@@ -1433,6 +1454,9 @@ KINDS: dict[str, Kind] = {
     "plot.unit_distribution.alpha": number("0.5"),
     "plot.unit_map.alpha": number("0.5"),
     "significant": SIGNIFICANT,
+    "read_stimuli.items": several(
+        ["number", "gender"], "None", "empty list", "empty array", unordered=True
+    ),
     "read_stimuli.source": TABLE_FILE
     + without_anything(changed(lambda w: w.table, TABLE_WRONG, TABLE_SAME))
     + without_anything(WHOLE_STIMULI),
@@ -1481,12 +1505,12 @@ KINDS: dict[str, Kind] = {
 """What an argument may be, by its name; where functions differ, by function and name."""
 
 NAMED: dict[str, tuple[str, ...]] = {
-    "source": ("source", "stimuli", "features"),
+    "source": ("source", "stimuli", "features", "items"),
     "first": ("first", "features"),
     "second": ("second", "features"),
     "result": ("result", "store", "features"),
-    "stimuli": ("stimuli", "features"),
-    "activations": ("activations", "features", "univariate"),
+    "stimuli": ("stimuli", "features", "items"),
+    "activations": ("activations", "features", "items", "univariate"),
 }
 """What messages call an argument: what it stands for, or what in it is at fault."""
 

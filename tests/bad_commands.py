@@ -41,6 +41,7 @@ RIGHT: dict[str, set[str]] = {
     "max_clusters": {"a large number"},
     "max_iter": {"1"},
     "n_components": {"1"},
+    "n_draws": {"1"},
     "n_init": {"1"},
     "output": {"nonsense.csv"},
     "random_state": {"0", "1"},
@@ -66,12 +67,21 @@ NAMED = {
     "source": "stimuli",
     "features": "feature",
     "alphas": "alpha",
+    "items": "items",
 }
 """What messages call a parameter."""
 
 NAMED |= {"drawn": "features", "top_units": "top-units", "significance_level": "alpha"}
 
-_ANALYSES = ("multivariate", "univariate", "clusters", "correct-p-values", "decoding", "mds")
+_ANALYSES = (
+    "multivariate",
+    "univariate",
+    "clusters",
+    "correct-p-values",
+    "decoding",
+    "mds",
+    "test",
+)
 
 COMMANDS: dict[str, Callable[[World], list[str]]] = {
     "stimuli": lambda w: [str(w.grammar)],

@@ -77,6 +77,7 @@ def analyze(activations):
         mx.top_unit_importance(activations, scan, k=[1, 3]),
         mx.cluster_units(scan),
         mx.correct_p_values(scan),
+        mx.randomization_test(activations, n_draws=9),
         mx.decoding_baseline(activations),
         mx.mds(activations),
     ]

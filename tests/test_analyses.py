@@ -163,10 +163,11 @@ def test_functions_ask_for_the_options_of_their_record(name):
     asked = [
         parameter
         for parameter in parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "features"
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in ("features", "items")
     ]
     assert {p.name for p in asked} == set(options.names())
     assert ("features" in parameters) == ("codes" in ANALYSES[name].inputs)
+    assert ("items" in parameters) == ("items" in ANALYSES[name].inputs)
     for parameter in asked:
         spec = options.spec(parameter.name)
         if parameter.default is parameter.empty:
@@ -215,6 +216,11 @@ GRIDS = {
         {"min_max": False, "conditional": True, "mae": True},
     ],
     "decoding_baseline": [{}, {"zscore": True, "features": ["number"], "random_state": 2}],
+    "randomization_test": [
+        {"n_draws": 9},
+        {"per": "unit", "n_draws": 9, "features": ["number", "frequency"], "zscore": True},
+        {"n_draws": 9, "distance": "cosine", "target": "none", "random_state": 3},
+    ],
     "mds": [{"max_iter": 3}, {"n_components": 3, "init": "classical", "distance": "l1"}],
 }
 NESTED = {

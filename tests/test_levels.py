@@ -1,5 +1,6 @@
 """Level sums against sums over pairs, which they never visit."""
 
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
@@ -184,15 +185,19 @@ def test_the_error_is_that_of_a_loop_over_items():
     rng = np.random.default_rng(0)
     totals = [rng.normal(size=(n, 2)) for n in (20, 21)]
     items = [rng.integers(0, 8, size=total.shape) for total in totals]
+    items[0][:, 1] = items[1][:, 1] = -1
     shares = [np.array([0.4, 0.5]), np.array([0.6, 0.5])]
     found = standard_errors(totals, shares, items)
-    for k in range(2):
-        pooled = np.zeros(8)
+    for k, n_units in ((0, 8), (1, 41)):
+        pooled, sentences = np.zeros(n_units), count()
         for total, share, item in zip(totals, shares, items, strict=True):
             mean = total[:, k] / (len(total) - 1)
             for i in range(len(total)):
-                pooled[item[i, k]] += 2 * share[k] / len(total) * (mean[i] - mean.mean())
-        assert found[k] == pytest.approx(np.sqrt((pooled**2).sum() * 8 / 6), rel=1e-12)
+                unit = next(sentences) if item[i, k] < 0 else item[i, k]
+                pooled[unit] += 2 * share[k] / len(total) * (mean[i] - mean.mean())
+        assert found[k] == pytest.approx(
+            np.sqrt((pooled**2).sum() * n_units / (n_units - 2)), rel=1e-12
+        )
 
 
 def test_far_from_zero_sums_keep_their_digits():

@@ -313,7 +313,7 @@ def test_refresh_follows_the_order_of_dependency(store):
 
 def test_results_of_other_sentences_or_units_are_refused(store):
     data = mx.open_store(store)
-    with pytest.raises(InputError, match="other sentences or features than the store's"):
+    with pytest.raises(InputError, match="other sentences, features or items than the store's"):
         save(mx.multivariate_importance(data.isel(sentence=slice(0, 30))), store)
     with pytest.raises(InputError, match="4 units; the store has 5"):
         save(mx.univariate_importance(data.isel(unit=slice(0, 4))), store)

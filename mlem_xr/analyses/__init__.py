@@ -7,6 +7,7 @@ from mlem_xr.analyses.decoding import DECODING, decoding_baseline
 from mlem_xr.analyses.layers import concatenate_layers
 from mlem_xr.analyses.multivariate import MULTIVARIATE, multivariate_importance
 from mlem_xr.analyses.neural_distances import distances
+from mlem_xr.analyses.randomization import RANDOMIZATION, randomization_test
 from mlem_xr.analyses.scaling import SCALING, mds
 from mlem_xr.analyses.top_units import TOP_UNITS, top_unit_importance
 from mlem_xr.analyses.univariate import UNIVARIATE, univariate_importance
@@ -15,7 +16,7 @@ ANALYSES: dict[str, Analysis] = {
     analysis.name: analysis
     for analysis in (
         *(MULTIVARIATE, UNIVARIATE, TOP_UNITS, CLUSTERS, CORRECTION),
-        *(DECODING, SCALING),
+        *(RANDOMIZATION, DECODING, SCALING),
     )
 }
 """The analyses whose results are saved, opened by name and have a command."""
@@ -30,6 +31,7 @@ __all__ = [
     "distances",
     "mds",
     "multivariate_importance",
+    "randomization_test",
     "top_unit_importance",
     "univariate_importance",
 ]

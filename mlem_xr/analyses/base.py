@@ -23,7 +23,9 @@ from mlem_xr.schema import (
     check_dimensions,
     check_features,
     listed,
+    shown,
 )
+from mlem_xr.stimuli.items import item_codes, items_of_features, warn_of_undeclared_items
 from mlem_xr.stimuli.pairs import feature_codes
 from mlem_xr.stimuli.table import stimuli_attributes
 
@@ -59,8 +61,9 @@ class Analysis:
     An output that is missing is NaN."""
     inputs: Mapping[str, tuple[str, ...]]
     """Arrays of the function, and their dimensions in one representation: `activation` and `codes`
-    of the features come from the activations, all others from the `source`. Units without a number
-    (NaN) are left out before the function sees them, and are NaN in the outputs."""
+    of the features and their `items` come from the activations, all others from the `source`.
+    Units without a number (NaN) are left out before the function sees them, and are NaN in the
+    outputs."""
     outputs: Callable[[Any], Mapping[str, Output]]
     """Takes the options; returns the outputs that there are with them, by name."""
     options: type[Options] = Options
@@ -68,6 +71,10 @@ class Analysis:
     """Labels of the outputs' own dimensions, for the options."""
     check: Callable[[Mapping[str, xr.DataArray], Any], None] = lambda arrays, options: None
     """Checks and warnings that need arrays and options, before anything is computed."""
+    with_items: Callable[[Any], bool] = lambda options: True
+    """Takes the options; says whether items make a difference, where they are an input."""
+    without_items: str = ""
+    """Why they make none."""
     source: Source | None = None
     along: str | None = None
     """A dimension that the function goes along one by one, so that tasks may cut it; the first of
@@ -91,17 +98,18 @@ class Analysis:
         options: Any,
         *,
         features: Iterable[str] | None = None,
+        items: Mapping[str, str] | None = None,
         source: xr.Dataset | None = None,
     ) -> xr.Dataset:
         """Apply the function to every representation, lazily if an input is lazy.
 
         `activations` has `activation` (..., sentence, unit), or is None if the analysis takes none;
         `source` is the result that it starts from. The outputs have the coordinates of the one or
-        the other. Raises `InputError` if an input is not what it should be; when computed, if
-        activations hold NaN or infinite values, or have no answer: the message names the
-        representation.
+        the other. `items` maps features to the columns of their items. Raises
+        `InputError` if an input is not what it should be; when computed, if activations hold NaN or
+        infinite values, or have no answer: the message names the representation.
         """
-        arrays = _inputs(self, activations, options, features, source)
+        arrays = _inputs(self, activations, options, features, items, source)
         self.check(arrays, options)
         like = activations if activations is not None else source
         assert like is not None
@@ -133,6 +141,7 @@ def _inputs(
     activations: xr.Dataset | None,
     options: Any,
     features: Iterable[str] | None,
+    items: Mapping[str, str] | None,
     source: xr.Dataset | None,
 ) -> dict[str, xr.DataArray]:
     arrays: dict[str, xr.DataArray] = {}
@@ -147,10 +156,40 @@ def _inputs(
         arrays["activation"] = activations["activation"]
     if activations is not None and "codes" in analysis.inputs:
         arrays["codes"] = feature_codes(activations, features)
-        arrays["items"] = xr.zeros_like(arrays["codes"]) + np.arange(
-            activations.sizes["sentence"], dtype=np.int32
-        ).reshape(-1, 1)
+    if activations is not None and "items" in analysis.inputs:
+        arrays["items"] = _item_numbers(analysis, activations, arrays["codes"], options, items)
     return {name: arrays[name] for name in analysis.inputs}
+
+
+def _item_numbers(
+    analysis: Analysis,
+    activations: xr.Dataset,
+    codes: xr.DataArray,
+    options: Any,
+    items: Mapping[str, str] | None,
+) -> xr.DataArray:
+    """Say which item every sentence has for each feature: int32 (sentence, feature).
+
+    A feature without items has an item per sentence, as has a sentence whose item is undefined. The
+    attribute `items` says which features belong to the items of which columns.
+    """
+    names = codes["feature"].values.tolist()
+    chosen = items_of_features(activations, names, items)
+    if not analysis.with_items(options):
+        if chosen and items is not None:
+            raise InputError(
+                f"items: found {shown(items)}; expected none: {analysis.without_items}"
+            )
+        chosen = {}
+    elif items is None or items:
+        warn_of_undeclared_items(activations, names, chosen)
+    n = codes.sizes["sentence"]
+    numbers = np.repeat(np.arange(n, dtype=np.int32)[:, np.newaxis], len(names), axis=1)
+    for feature, column in chosen.items():
+        item = item_codes(activations, column)
+        has = item >= 0
+        numbers[has, names.index(feature)] = n + item[has]
+    return codes.copy(data=numbers).assign_attrs(items=chosen)
 
 
 def _coordinates(
@@ -193,6 +232,8 @@ def _attributes(
         chosen = settings["features"] = arrays["codes"]["feature"].values.tolist()
         # All features of the data: their order gives each its color, whichever were chosen.
         attrs["features"] = chosen if activations is None else check_features(activations)
+    if "items" in arrays:
+        settings["items"] = arrays["items"].attrs["items"]
     if source is not None and analysis.source is not None:
         nested = dict(source.attrs.get("settings", {}))
         # Results that were not concatenated from layers have no such settings.

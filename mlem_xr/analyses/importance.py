@@ -67,6 +67,13 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
 
 LABELS = {"fold": [0, 1]}
 
+WITHOUT_ITEMS = "errors over pairs know no items; folds='sentences' gives errors over items"
+
+
+def with_items(options: ImportanceOptions) -> bool:
+    """Say whether errors are over items, where features belong to some."""
+    return options.folds == "sentences"
+
 
 def outputs(options: ImportanceOptions, over: str | None = None) -> dict[str, Output]:
     """Return the outputs of an analysis of importance, of one target or of several.

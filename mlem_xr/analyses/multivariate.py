@@ -1,6 +1,6 @@
 """Importance of the features for the distances over all units of a layer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import xarray as xr
 
@@ -9,11 +9,13 @@ from mlem_xr.analyses.importance import (
     ALPHAS,
     INPUTS,
     LABELS,
+    WITHOUT_ITEMS,
     Conditional,
     Folds,
     ImportanceOptions,
     outputs,
     warn_of_useless_features,
+    with_items,
 )
 from mlem_xr.kernels.explain import explain_layer
 
@@ -27,6 +29,8 @@ MULTIVARIATE = Analysis(
     options=ImportanceOptions,
     labels=lambda options: LABELS,
     check=warn_of_useless_features,
+    with_items=with_items,
+    without_items=WITHOUT_ITEMS,
     original="Multivariate",
 )
 
@@ -40,6 +44,7 @@ def multivariate_importance(
     zscore: bool = False,
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
+    items: Mapping[str, str] | None = None,
     folds: Folds = "pairs",
     random_state: int = 0,
     alphas: Iterable[float] = ALPHAS,
@@ -90,6 +95,10 @@ def multivariate_importance(
         the original program. "exact": its mean over the pairs that agree in all other features.
     features : iterable of str, optional
         The features to use, in this order; all of them by default.
+    items : mapping of str to str, optional
+        With folds of sentences: features that belong to items, such as the gender of a noun, and
+        the coordinate over `sentence` that says which item a sentence has. Items are then the units
+        of the feature's error. By default what the features say themselves; `{}`: none.
     folds : {"pairs", "sentences"}
         `pairs`: the folds split the pairs (the original protocol). `sentences`: they split the
         sentences, so that no sentence is on both sides: a fold is fitted on pairs of its training
@@ -143,4 +152,5 @@ def multivariate_importance(
     >>> bool(result.importance.sel(feature="plural") > 0.01)
     True
     """
-    return MULTIVARIATE(activations, ImportanceOptions.taken_from(locals()), features=features)
+    options = ImportanceOptions.taken_from(locals())
+    return MULTIVARIATE(activations, options, features=features, items=items)

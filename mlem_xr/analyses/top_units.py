@@ -11,11 +11,13 @@ from mlem_xr.analyses.importance import (
     ALPHAS,
     INPUTS,
     LABELS,
+    WITHOUT_ITEMS,
     Conditional,
     Folds,
     ImportanceOptions,
     outputs,
     warn_of_useless_features,
+    with_items,
 )
 from mlem_xr.analyses.options import integer, option, sorted_tuple
 from mlem_xr.kernels.explain import explain_top_units
@@ -91,6 +93,8 @@ TOP_UNITS = Analysis(
     labels=lambda options: LABELS | {"k": options.k},
     check=_check,
     source=Source("univariate", _scores, "univariate_importance"),
+    with_items=with_items,
+    without_items=WITHOUT_ITEMS,
     original="Multivariate",
 )
 
@@ -107,6 +111,7 @@ def top_unit_importance(
     zscore: bool = False,
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
+    items: Mapping[str, str] | None = None,
     folds: Folds = "pairs",
     random_state: int = 0,
     alphas: Iterable[float] = ALPHAS,
@@ -132,7 +137,9 @@ def top_unit_importance(
     k : int or iterable of int
         Numbers of units. All units that equal the k-th are in too; a layer of fewer units has all
         of them in.
-    distance, target, min_max, zscore, conditional, features, folds, random_state, alphas, mae
+    distance, target, min_max, zscore, conditional, mae
+        As for `multivariate_importance`.
+    features, items, folds, random_state, alphas
         As for `multivariate_importance`.
 
     Returns
@@ -162,6 +169,5 @@ def top_unit_importance(
     >>> best.chosen.sel(k=1).values.tolist()
     [False, False, False, True, False]
     """
-    return TOP_UNITS(
-        activations, TopUnitOptions.taken_from(locals()), features=features, source=univariate
-    )
+    options = TopUnitOptions.taken_from(locals())
+    return TOP_UNITS(activations, options, features=features, items=items, source=univariate)

@@ -1,6 +1,6 @@
 """Importance of the features for the distances over every unit alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,13 @@ from mlem_xr.analyses.importance import (
     ALPHAS,
     INPUTS,
     LABELS,
+    WITHOUT_ITEMS,
     Conditional,
     Folds,
     ImportanceOptions,
     outputs,
     warn_of_useless_features,
+    with_items,
 )
 from mlem_xr.analyses.options import option
 from mlem_xr.kernels.distances import DISTANCES
@@ -72,6 +74,8 @@ UNIVARIATE = Analysis(
     check=warn_of_useless_features,
     along="unit",
     per_task=units_per_task,
+    with_items=with_items,
+    without_items=WITHOUT_ITEMS,
     original="Univariate",
 )
 
@@ -85,6 +89,7 @@ def univariate_importance(
     zscore: bool = False,
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
+    items: Mapping[str, str] | None = None,
     folds: Folds = "pairs",
     random_state: int = 0,
     alphas: Iterable[float] = ALPHAS,
@@ -106,7 +111,7 @@ def univariate_importance(
         As for `multivariate_importance`. Euclidean, Manhattan, Chebyshev and Minkowski distances
         are all ``|a_i - a_j|``; `norm_diff` is ``||a_i| - |a_j||``. Others take a matrix per unit,
         which is slow. Cosine and correlation distances mean nothing in one dimension.
-    target, min_max, zscore, conditional, features, folds, random_state, alphas, mae
+    target, min_max, zscore, conditional, features, items, folds, random_state, alphas, mae
         As for `multivariate_importance`.
 
     Returns
@@ -140,4 +145,5 @@ def univariate_importance(
     >>> int(univariate_importance(data).r2.argmax("unit"))
     3
     """
-    return UNIVARIATE(activations, UnivariateOptions.taken_from(locals()), features=features)
+    options = UnivariateOptions.taken_from(locals())
+    return UNIVARIATE(activations, options, features=features, items=items)

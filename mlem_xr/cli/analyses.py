@@ -62,16 +62,16 @@ def _analyze(analysis: Analysis, store: str, values: dict[str, Any]) -> xr.Datas
     labels = {dim: values.pop(dim) for dim in REPRESENTATION}
     refresh = values.pop("refresh")
     options = given(analysis, values)
-    features = options.pop("features", None)
+    features, items = options.pop("features", None), options.pop("items", None)
     checked = analysis.options(**options)
     activations = select(mx.open_store(store), labels)
     source = None
     if analysis.source is not None:
         of, prefix = _source(analysis)
         own = given(of, values, prefix)
-        chosen = own.pop("features", features)
-        scan = of(activations, of.options(**own), features=chosen)
+        chosen, of_items = own.pop("features", features), own.pop("items", None)
+        scan = of(activations, of.options(**own), features=chosen, items=of_items)
         source = mx.save_results(scan, store, refresh=refresh)
     own_activations = activations if "activation" in analysis.inputs else None
-    result = analysis(own_activations, checked, features=features, source=source)
+    result = analysis(own_activations, checked, features=features, items=items, source=source)
     return mx.save_results(result, store, refresh=refresh)

@@ -1,6 +1,7 @@
 """Commands about sentences and stores."""
 
 import json
+from shlex import quote
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import mlem_xr as mx
-from mlem_xr.cli.options import TypedPath
+from mlem_xr.cli.options import ITEM_HELP, TypedPath
 from mlem_xr.cli.output import print_table, show_warning
 from mlem_xr.running.writing import check_path
 from mlem_xr.schema import CHECKPOINT, FINAL, FINAL_STEP, POOLINGS, REPRESENTATION
@@ -20,6 +21,7 @@ _PATH = TypedPath()
 
 @click.command()
 @click.argument("source", required=False)
+@click.option("--item", "items", multiple=True, help=ITEM_HELP)
 @click.option("--output", "-o", type=_PATH, help="Write a table: .csv, .csv.gz or .parquet.")
 @click.option("--lexicon", type=_PATH, help="Lexicon of an own grammar.")
 @click.option("--words-per-class", type=int, help="Words of each class to use at most.")
@@ -27,6 +29,7 @@ _PATH = TypedPath()
 @click.option("--heat-map", type=_PATH, help="Describe the set, and draw its correlations here.")
 def stimuli(
     source: str | None,
+    items: tuple[str, ...],
     output: str | None,
     lexicon: str | None,
     words_per_class: int | None,
@@ -40,14 +43,18 @@ def stimuli(
         for name, description in mx.list_stimuli().items():
             click.echo(f"{name:24}{description}")
         return
+    table: Any = source
     if lexicon is not None or words_per_class is not None:
         table = mx.generate_stimuli(source, lexicon=lexicon, words_per_class=words_per_class)
-    else:
-        table = mx.read_stimuli(source)
+    table = mx.read_stimuli(table, items=items)
     click.echo(f"{table.sizes['sentence']} sentences, {len(table.attrs['features'])} features")
+    columns = table.attrs.get("items", [])
+    if columns:
+        click.echo(f"items: {', '.join(columns)}")
     if output is not None:
         mx.write_stimuli(table, output)
-        click.echo(f"wrote {output}")
+        options = "".join(f" --item {quote(column)}" for column in columns)
+        click.echo(f"wrote {output}" + (f"; read it with{options}" if options else ""))
     if describe or heat_map is not None:
         _describe(table, heat_map)
 
@@ -61,6 +68,7 @@ def stimuli(
     "folder (labeled by its name), or a published series such as multiberts.",
 )
 @click.option("--store", required=True, type=_PATH, help="The store; made if there is none.")
+@click.option("--item", "items", multiple=True, help=ITEM_HELP)
 @click.option("--seed", type=int, multiple=True, help="Seed of the network. Repeatable.")
 @click.option("--step", type=int, multiple=True, help="Training step. Repeatable.")
 @click.option(
@@ -88,7 +96,7 @@ def record(source: str, weights: str | None, special_tokens: bool, **given: Any)
     """Record the activations of a network into a store."""
     print_table(
         mx.record(
-            source,
+            mx.read_stimuli(source, items=given["items"]) if given["items"] else source,
             given["store"],
             model=given["model"],
             seed=given["seed"] or 0,
@@ -115,6 +123,8 @@ def info(store: str, detail: bool) -> None:
     data = mx.open_store(store)
     features = ", ".join(data.attrs["features"])
     click.echo(f"{data.attrs['stimuli']}: {data.sizes['sentence']} sentences; {features}")
+    if "items" in data.attrs:
+        click.echo(f"items: {', '.join(data.attrs['items'])}")
     for dim in REPRESENTATION:
         click.echo(f"{dim}: {', '.join(map(_shown, data[dim].values))}")
     print_table(_recorded(data))

@@ -1,5 +1,6 @@
 """Options of commands, made from those of the analyses."""
 
+from collections.abc import Iterable
 from dataclasses import MISSING
 from typing import Any
 
@@ -7,7 +8,7 @@ import click
 
 from mlem_xr.analyses import Analysis
 from mlem_xr.analyses.options import Options, is_literal, plain
-from mlem_xr.schema import REPRESENTATION, choose
+from mlem_xr.schema import REPRESENTATION, InputError, choose
 
 
 class TypedPath(click.Path):
@@ -20,6 +21,7 @@ class TypedPath(click.Path):
 
 STORE = click.Argument(["store"], type=TypedPath())
 STIMULI = click.Argument(["source"], metavar="STIMULI")
+ITEM_HELP = "A column that says what a sentence is made of, and is no feature. Repeatable."
 TABLE_FILE = click.Option(
     ["--output", "-o"],
     type=TypedPath(),
@@ -44,6 +46,8 @@ REFRESH = click.Option(
 _WORDS = {False: "no", True: "yes", None: "none"}
 """How values that are no words are written."""
 
+_ITEMS_HELP = "FEATURE=COLUMN: the feature belongs to the items of a column; or none."
+
 _LABEL_TYPES = {"seed": int, "step": int, "layer": int}
 
 
@@ -66,15 +70,32 @@ def settings(analysis: Analysis, prefix: str = "") -> list[click.Option]:
     found = [_option(analysis.options, name, prefix) for name in analysis.options.names()]
     if "codes" in analysis.inputs:
         found.append(several(prefix + "features", str, "Only this feature.", f"{prefix}feature"))
+    if "items" in analysis.inputs:
+        found.append(several(prefix + "items", str, _ITEMS_HELP, f"{prefix}item"))
     return found
 
 
 def given(analysis: Analysis, values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Take the settings of an analysis that were given out of the values of a command."""
-    names = [*analysis.options.names(), *(["features"] if "codes" in analysis.inputs else [])]
+    inputs = {"codes": "features", "items": "items"}
+    names = [
+        *analysis.options.names(),
+        *(inputs[name] for name in inputs if name in analysis.inputs),
+    ]
     taken = {name: values.pop(prefix + name) for name in names}
     asked = {name: value for name, value in taken.items() if value not in (None, ())}
     return {name: _parsed(analysis.options, name, value) for name, value in asked.items()}
+
+
+def _belonging(pairs: Iterable[str]) -> dict[str, str]:
+    """Read FEATURE=COLUMN of features that belong to items; "none" if no feature does."""
+    words = list(pairs)
+    if words == ["none"]:
+        return {}
+    wrong = [word for word in words if "=" not in word]
+    if wrong:
+        raise InputError(f"items: found {wrong[0]!r}; expected FEATURE=COLUMN, or none")
+    return dict(word.split("=", 1) for word in words)
 
 
 def _option(options: type[Options], name: str, prefix: str) -> click.Option:
@@ -108,6 +129,8 @@ def _word(value: Any) -> str:
 
 
 def _parsed(options: type[Options], name: str, value: Any) -> Any:
+    if name == "items":
+        return _belonging(value)
     if name == "features" or not is_literal(options.kind(name)):
         return value
     words = _words(options, name)

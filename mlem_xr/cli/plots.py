@@ -11,7 +11,7 @@ import xarray as xr
 import mlem_xr as mx
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.cli.analyses import saved
-from mlem_xr.cli.options import FIGURE_FILE, STIMULI, STORE, selection, settings, several
+from mlem_xr.cli.options import FIGURE_FILE, ITEM_HELP, STIMULI, STORE, selection, settings, several
 from mlem_xr.running.writing import check_path
 from mlem_xr.schema import REPRESENTATION, InputError, choose, select
 
@@ -295,15 +295,18 @@ def _draw(name: str, results: list, options: dict[str, Any], output: str) -> Non
     click.echo(f"wrote {output}")
 
 
-def _correlation(source: str, output: str, **values: Any) -> None:
+def _correlation(source: str, output: str, items: tuple[str, ...], **values: Any) -> None:
     check_path(output, mx.plot.FORMATS)
     options = _taken(values, [_RENAME, *_SAVING])
-    _draw("correlation", [mx.feature_correlation(mx.read_stimuli(source))], options, output)
+    table = mx.read_stimuli(source, items=items)
+    _draw("correlation", [mx.feature_correlation(table)], options, output)
 
+
+_ITEMS = click.Option(["--item", "items"], multiple=True, help=ITEM_HELP)
 
 correlation = click.Command(
     "correlation",
     callback=_correlation,
-    params=[STIMULI, FIGURE_FILE, _RENAME, *_SAVING],
+    params=[STIMULI, _ITEMS, FIGURE_FILE, _RENAME, *_SAVING],
     help="Draw the correlation of the feature distances of a stimulus set.",
 )

@@ -118,10 +118,11 @@ def is_constant(activation: NDArray) -> bool:
 
 def constant_units(activation: NDArray) -> NDArray:
     """Say which units are the same in all sentences, but for rounding: bool (unit)."""
-    if is_constant(activation):
-        return np.ones(activation.shape[1], bool)
     largest, spread = _extent(activation)
-    return spread <= _ROUNDINGS * np.finfo(activation.dtype).eps * largest
+    rounding = _ROUNDINGS * np.finfo(activation.dtype).eps * largest
+    # Where all units are no more than rounding of the largest one, so is the representation.
+    whole = spread.max(initial=0.0) <= rounding.max(initial=0.0)
+    return np.full(len(spread), True) if whole else spread <= rounding
 
 
 def without_rounding(activation: NDArray) -> NDArray:

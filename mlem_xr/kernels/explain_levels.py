@@ -42,14 +42,15 @@ def explain_position(position: NDArray, codes: NDArray, items: NDArray, options:
         )
         for f in range(N_FOLDS)
     ]
-    drawn = influence.drawn_items(items, [fold.sentence for fold in design.folds])
-    error = influence.standard_errors(totals, metrics.shares, drawn)
+    number = influence.items_of(items).number
+    numbers = [influence.with_score(number[fold.sentence]) for fold in design.folds]
+    error = influence.standard_errors(totals, metrics.shares, numbers)
     return outputs_of(metrics, error[np.newaxis])
 
 
 def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: Any) -> Outputs:
     """Explain the squared distances over each unit (sentence, unit), some of them at a time."""
-    design = level_design(codes, options.random_state)
+    design, drawn = level_design(codes, options.random_state), influence.items_of(items)
     on_line = DISTANCES[options.distance].on_line
     assert on_line is not None
     constant = constant_units(activation)
@@ -60,13 +61,17 @@ def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: 
             block = activation[:, start : start + n_units]
             position = on_line(standardize(block) if options.zscore else block)
             own = constant[start : start + n_units]
-            yield _explain_block(position, own, design, items, options)
+            yield _explain_block(position, own, design, drawn, options)
 
     return joined(blocks())
 
 
 def _explain_block(
-    position: NDArray, constant: NDArray, design: LevelDesign, items: NDArray, options: Any
+    position: NDArray,
+    constant: NDArray,
+    design: LevelDesign,
+    items: influence.Items,
+    options: Any,
 ) -> Outputs:
     n_units = position.shape[1]
     units = unit_levels.fold_units(position, constant, design)
@@ -74,7 +79,6 @@ def _explain_block(
     yy = [unit.sums_of_squares(n_units) for unit in units]
     folds = fold_statistics(design, sums, yy)
     metrics = fit_metrics(folds, [permutation.features(fold.held_out) for fold in folds], options)
-    drawn = influence.drawn_items(items, [fold.sentence for fold in design.folds])
     found = [
         unit_levels.influence_sums(
             units[f],
@@ -83,9 +87,9 @@ def _explain_block(
             metrics.fits[f],
             folds[f].held_out,
             influence.of_r2(metrics.scores[f]),
-            each=drawn is not None,
+            items,
         )
         for f in range(N_FOLDS)
     ]
-    error = unit_levels.standard_errors(found, metrics.importances, metrics.shares, drawn)
+    error = unit_levels.standard_errors(found, metrics.importances, metrics.shares, items)
     return outputs_of(metrics, error[:, :n_units].T)

@@ -127,7 +127,8 @@ def _errors_over_sentences(
     r2 = [influence.of_r2(scores) for scores in metrics.scores]
     held_out, _ = split(len(items), options.random_state)
     own = [np.flatnonzero(held_out == f) for f in range(N_FOLDS)]
-    drawn = influence.drawn_items(items, own)
+    number = influence.items_of(items).number
+    numbers = [influence.with_score(number[sentences]) for sentences in own]
     errors = np.zeros((metrics.importance.shape[0], metrics.importance.shape[1] + 1))
     for t, target in enumerate(sums.targets()):
         parts = [
@@ -143,7 +144,7 @@ def _errors_over_sentences(
         totals = np.zeros((len(items), errors.shape[1]))
         first, second, start = design.pairs
         moments.pair_influences(target, first, second, start, constant, linear, square, totals)
-        errors[t] = influence.standard_errors([totals[s] for s in own], metrics.shares, drawn)
+        errors[t] = influence.standard_errors([totals[s] for s in own], metrics.shares, numbers)
     return errors
 
 

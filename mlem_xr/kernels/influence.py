@@ -74,8 +74,35 @@ def of_patterns(
     )
 
 
+class Items(NamedTuple):
+    """Items that are the units of the errors of some features."""
+
+    number: NDArray
+    """Which of all items of all features each sentence has: int32 (sentence, F); -1 where every
+    sentence is a unit of its own."""
+    feature: NDArray
+    """Feature of each item: (I)."""
+
+
+def items_of(drawn: NDArray) -> Items:
+    """Give the items of all features numbers of their own, from those per feature (sentence, F)."""
+    number = np.full(drawn.shape, -1, np.int32)
+    feature: list[int] = []
+    for k, column in enumerate(drawn.T):
+        found, inverse = np.unique(column, return_inverse=True)
+        if len(found) < len(column):
+            number[:, k] = inverse + len(feature)
+            feature += [k] * len(found)
+    return Items(number, np.array(feature, np.int64))
+
+
+def with_score(number: NDArray) -> NDArray:
+    """Add a column for R2, whose units are always the sentences: (sentence, F + 1)."""
+    return np.pad(number, [(0, 0), (0, 1)], constant_values=-1)
+
+
 def standard_errors(
-    totals: Sequence[NDArray], shares: Sequence[NDArray], drawn: Sequence[NDArray] | None = None
+    totals: Sequence[NDArray], shares: Sequence[NDArray], numbers: Sequence[NDArray]
 ) -> NDArray:
     """Compute standard errors from the sums of psi over the partners of each sentence.
 
@@ -85,9 +112,8 @@ def standard_errors(
         Per fold, of its held-out sentences.
     shares : sequence of ndarray (K)
         How much each fold counts in the mean over folds.
-    drawn : sequence of ndarray of int (sentence, K), optional
-        The items that the sentences belong to, which are then the units of the error: the same
-        number, the same item. By default every sentence is a unit of its own.
+    numbers : sequence of ndarray of int (sentence, K)
+        Per fold, the items that are the units of the error; -1: every sentence is its own.
 
     Returns
     -------
@@ -99,23 +125,21 @@ def standard_errors(
         n = len(total)
         mean = total / (n - 1)
         parts.append(2 * share / n * (mean - mean.mean(axis=0)))
-    influence = np.concatenate(parts)
-    if drawn is None:
-        return root(np.einsum("ik,ik->k", influence, influence), len(influence), len(totals))
-    errors = []
-    for own, item in zip(influence.T, np.concatenate(drawn).T, strict=True):
-        pooled = np.bincount(np.unique(item, return_inverse=True)[1], own)
-        errors.append(root(pooled @ pooled, len(pooled), len(totals)))
-    return np.array(errors)
+    influence, number = np.concatenate(parts), np.concatenate(numbers)
+    square = np.einsum("ik,ik->k", influence, influence)
+    n_units = np.full(len(square), float(len(influence)))
+    for k in np.flatnonzero(number[0] >= 0):
+        unit = np.unique(number[:, k], return_inverse=True)[1]
+        pooled = np.bincount(unit, influence[:, k])
+        square[k], n_units[k] = pooled @ pooled, len(pooled)
+    return root(square, n_units, len(totals))
 
 
-def root(square: NDArray, n_units: int, n_folds: int) -> NDArray:
-    """Take the root of a sum of squared influences of so many units, a mean per fold known."""
-    return np.sqrt(square * n_units / (n_units - n_folds))
+def root(square: NDArray, n_units: NDArray, n_folds: int) -> NDArray:
+    """Take the root of summed squares (K, ...) of the influences of so many units (K).
 
-
-def drawn_items(items: NDArray, sentences: Sequence[NDArray]) -> list[NDArray] | None:
-    """Return the items of each fold's sentences, for the importances and R2; None: each its own."""
-    if (items == np.arange(len(items))[:, np.newaxis]).all():
-        return None
-    return [np.column_stack([items[own], own]) for own in sentences]
+    A mean was taken in every fold; with no more units than folds, there is no error: NaN.
+    """
+    free = np.where(n_units > n_folds, n_units - n_folds, np.nan)
+    factor = np.sqrt(n_units / free).reshape(-1, *[1] * (square.ndim - 1))
+    return factor * np.sqrt(square)

@@ -86,8 +86,8 @@ def importance(fit: Fit, permuted: Permuted, n_pairs: float) -> NDArray:
 
 
 def p_value(mean: NDArray, std_error: NDArray) -> NDArray:
-    """Compute 1 - Phi(importance / std_error), and 1 where the standard error is 0."""
-    certain = std_error == 0
+    """Compute 1 - Phi(importance / std_error), and 1 where the feature has no importance."""
+    certain = (std_error == 0) | (mean == 0)
     return np.where(certain, 1.0, ndtr(-mean / np.where(certain, 1.0, std_error)))
 
 

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels import influence
-from mlem_xr.kernels.influence import R2Influence
+from mlem_xr.kernels.influence import Items, R2Influence
 from mlem_xr.kernels.levels import FoldLevels, LevelDesign, LevelSums
 from mlem_xr.kernels.ridge import Fit
 from mlem_xr.kernels.statistics import Statistics
 from mlem_xr.kernels.targets import BLOCK
 
-LANES = 8
-"""Units of a block whose zeros are skipped together."""
+_SPARSE = 0.1
+"""Below this share of positions that are not 0, they are added up one by one."""
 
 _ROWS = 128
 """Rows of levels worked on together, so that what they predict stays in cache."""
@@ -34,14 +34,16 @@ class FoldUnits(NamedTuple):
     position: NDArray
     """Positions, less a center: float64 (block, n, BLOCK), 0 in lanes without a unit."""
     class_sums: NDArray
-    """Sums of the positions and of their squares, per subset and class: float64
-    (block, 2, C + 1, 2, BLOCK); the last class is that of undefined levels."""
+    """Sums of the positions, then of their squares, per subset and class: float64
+    (block, 2, C + 1, 2 BLOCK); the last class is that of undefined levels."""
     power_sums: NDArray
     """Sums of the first four powers, per subset: float64 (block, 2, 4, BLOCK)."""
 
     def level_sums(self, n_units: int) -> tuple[LevelSums, LevelSums]:
         """Return the sums of the train and of the validation part."""
-        classes = _units_last(self.class_sums, n_units)[:, :-1]
+        n_blocks, _, n_classes, _ = self.class_sums.shape
+        sums = self.class_sums.reshape(n_blocks, 2, n_classes, 2, BLOCK)
+        classes = _units_last(sums, n_units)[:, :-1]
         powers = _units_last(self.power_sums, n_units)
         train, validation = (
             LevelSums(p[0][:, np.newaxis], p[1], c[:, 0, :, np.newaxis], c[:, 1])
@@ -58,7 +60,7 @@ class FoldUnits(NamedTuple):
 def _units_last(sums: NDArray, n_units: int) -> NDArray:
     """Turn (block, ..., BLOCK) into (..., unit)."""
     moved = np.moveaxis(sums, 0, -2)
-    return moved.reshape(*moved.shape[:-2], -1)[..., :n_units]
+    return moved.reshape(*moved.shape[:-2], len(sums) * BLOCK)[..., :n_units]
 
 
 def fold_units(position: NDArray, constant: NDArray, design: LevelDesign) -> list[FoldUnits]:
@@ -69,21 +71,37 @@ def fold_units(position: NDArray, constant: NDArray, design: LevelDesign) -> lis
     sentences, but for rounding: bool (unit).
     """
     n_units = position.shape[1]
-    mostly_zero = np.count_nonzero(position, axis=0) < len(position) / 2
-    center = np.where(mostly_zero, 0.0, position.mean(axis=0, dtype=np.float64))
+    total, n_filled = np.zeros(n_units), np.zeros(n_units)
+    _sum_up(position, total, n_filled)
+    mostly_zero = n_filled < len(position) / 2
+    center = np.where(mostly_zero, 0.0, total / len(position))
     scale = np.where(constant, 0.0, 1.0)
     n_blocks = -(-n_units // BLOCK)
+    few = n_filled < _SPARSE * len(position)
     folds = []
     for fold in design.folds:
         n, n_classes = len(fold.sentence), design.n_classes + 1
         own = np.zeros((n_blocks, n, BLOCK))
         _load(position, fold.sentence, center, scale, own)
-        class_sums = np.zeros((n_blocks, 2, n_classes, 2, BLOCK))
+        class_sums = np.zeros((n_blocks, 2, n_classes, 2 * BLOCK))
         power_sums = np.zeros((n_blocks, 2, 4, BLOCK))
-        for block in zip(own, class_sums, power_sums, strict=True):
-            _sum_levels(block[0], fold.subset, fold.start, fold.level, *block[1:])
+        for block in range(n_blocks):
+            sparse = few[block * BLOCK : (block + 1) * BLOCK].all()
+            add = _sum_sparse_levels if sparse else _sum_levels
+            sums = class_sums[block], power_sums[block]
+            add(own[block], fold.subset, fold.start, fold.level, *sums)
         folds.append(FoldUnits(own, class_sums, power_sums))
     return folds
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum_up(position: NDArray, total: NDArray, n_filled: NDArray) -> None:
+    """Sum the positions (sentence, unit), and count those that are not 0: (unit)."""
+    for row in position:
+        for unit in range(len(row)):
+            total[unit] += row[unit]
+        for unit in range(len(row)):
+            n_filled[unit] += row[unit] != 0.0
 
 
 @numba.njit(nogil=True, cache=True)
@@ -111,43 +129,68 @@ def _sum_levels(
 ) -> None:
     """Add up a block of units (n, BLOCK) per row of levels, and rows per class.
 
-    Sentences at which all lanes are 0 cost nothing.
+    For numbers here and there among zeros, `_sum_sparse_levels` does the same.
     """
     n_rows, n_features = level.shape
-    row_sums = np.zeros((2, 2, LANES))
+    row_sums = np.zeros((2, 2 * BLOCK))
     filled = np.zeros(2, np.bool_)
-    for first in range(0, BLOCK, LANES):
-        for r in range(n_rows):
-            for i in range(start[r], start[r + 1]):
-                zero = True
-                for lane in range(LANES):
-                    zero &= position[i, first + lane] == 0.0
-                if zero:
+    for r in range(n_rows):
+        for i in range(start[r], start[r + 1]):
+            s = subset[i]
+            own, a = row_sums[s], position[i]
+            third, fourth = power_sums[s, 2], power_sums[s, 3]
+            filled[s] = True
+            for lane in range(BLOCK):
+                own[lane] += a[lane]
+                own[BLOCK + lane] += a[lane] * a[lane]
+            for lane in range(BLOCK):
+                third[lane] += a[lane] * (a[lane] * a[lane])
+            for lane in range(BLOCK):
+                fourth[lane] += (a[lane] * a[lane]) * (a[lane] * a[lane])
+        for s in range(2):
+            if not filled[s]:
+                continue
+            own = row_sums[s]
+            for k in range(n_features):
+                sums = class_sums[s, level[r, k]]
+                for lane in range(2 * BLOCK):
+                    sums[lane] += own[lane]
+            first, second = power_sums[s, 0], power_sums[s, 1]
+            for lane in range(BLOCK):
+                first[lane] += own[lane]
+            for lane in range(BLOCK):
+                second[lane] += own[BLOCK + lane]
+            own[:] = 0.0
+            filled[s] = False
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum_sparse_levels(
+    position: NDArray,
+    subset: NDArray,
+    start: NDArray,
+    level: NDArray,
+    class_sums: NDArray,
+    power_sums: NDArray,
+) -> None:
+    """Add up the positions of a block of units that are not 0; see `_sum_levels`."""
+    n_rows, n_features = level.shape
+    for r in range(n_rows):
+        for i in range(start[r], start[r + 1]):
+            s = subset[i]
+            for lane in range(BLOCK):
+                a = position[i, lane]
+                if a == 0.0:
                     continue
-                s = subset[i]
-                filled[s] = True
-                for lane in range(LANES):
-                    a = position[i, first + lane]
-                    b = a * a
-                    row_sums[s, 0, lane] += a
-                    row_sums[s, 1, lane] += b
-                    power_sums[s, 2, first + lane] += a * b
-                    power_sums[s, 3, first + lane] += b * b
-            for s in range(2):
-                if not filled[s]:
-                    continue
+                b = a * a
                 for k in range(n_features):
                     c = level[r, k]
-                    for lane in range(LANES):
-                        class_sums[s, c, 0, first + lane] += row_sums[s, 0, lane]
-                    for lane in range(LANES):
-                        class_sums[s, c, 1, first + lane] += row_sums[s, 1, lane]
-                for lane in range(LANES):
-                    power_sums[s, 0, first + lane] += row_sums[s, 0, lane]
-                    power_sums[s, 1, first + lane] += row_sums[s, 1, lane]
-                    row_sums[s, 0, lane] = 0.0
-                    row_sums[s, 1, lane] = 0.0
-                filled[s] = False
+                    class_sums[s, c, lane] += a
+                    class_sums[s, c, BLOCK + lane] += b
+                power_sums[s, 0, lane] += a
+                power_sums[s, 1, lane] += b
+                power_sums[s, 2, lane] += a * b
+                power_sums[s, 3, lane] += b * b
 
 
 class InfluenceSums(NamedTuple):
@@ -156,9 +199,12 @@ class InfluenceSums(NamedTuple):
     n: int
     """Number of sentences."""
     square: NDArray
-    """Squares of what psi sums to over partners, summed over the sentences: (F + 1, unit)."""
-    totals: NDArray
-    """That itself, for each sentence, or for none: (block, n or 0, F + 1, BLOCK)."""
+    """Squares of what psi sums to over partners, summed over the sentences, except for features of
+    items: (F + 1, unit)."""
+    pooled: NDArray
+    """What it sums to over the sentences of each item: (I, unit)."""
+    n_pooled: NDArray
+    """Sentences of each item: (I)."""
 
 
 def influence_sums(
@@ -168,10 +214,9 @@ def influence_sums(
     fit: Fit,
     held_out: Statistics,
     r2: R2Influence,
-    *,
-    each: bool,
+    items: Items,
 ) -> InfluenceSums:
-    """Sum the influences psi over the partners of each held-out sentence, `each` one if asked.
+    """Sum the influences psi over the partners of each held-out sentence.
 
     For the sentences of one row of levels, sum_j psi_ij is a polynomial of the position a: the sums
     over partners of y, x_k y and y^2 are polynomials of degree 2, 2 and 4, and those of x_k and
@@ -182,102 +227,106 @@ def influence_sums(
     mean = held_out.regressors.mean
     per_unit = np.stack([fit.intercept, held_out.mean, *r2])
     square = np.zeros((n_blocks, n_features + 1, BLOCK))
-    totals = np.zeros((n_blocks, n if each else 0, n_features + 1, BLOCK))
-    for block in range(n_blocks):
-        own = slice(block * BLOCK, (block + 1) * BLOCK)
-        weight = _filled(fit.weight[own].T)
-        polynomials = _polynomials(
-            units.class_sums[block].sum(axis=0),
-            units.power_sums[block].sum(axis=0),
-            fold.held_out.n_in_class,
-            first_class,
-            mean,
-            weight,
-            _filled(per_unit[:, own]),
-            n,
-        )
-        for start in range(0, len(fold.level), _ROWS):
-            rows = slice(start, start + _ROWS)
-            xx = fold.xx[rows].reshape(-1, n_features).astype(np.float64)
+    number = items.number[fold.sentence]
+    pooled = np.zeros((n_blocks, len(items.feature), BLOCK))
+    weight = _in_blocks(fit.weight.T, n_blocks)
+    of_class, of_feature, of_score = _polynomials(
+        units, fold.held_out.n_in_class, first_class, mean, weight, _in_blocks(per_unit, n_blocks)
+    )
+    for start in range(0, len(fold.level), _ROWS):
+        rows = slice(start, start + _ROWS)
+        # Sums over partners of (x_k - u_k) x_l, as they stand in psi.
+        xx = fold.xx[rows].astype(np.float64)
+        xx -= mean[:, np.newaxis] * np.einsum("rkk->rk", fold.xx[rows])[:, np.newaxis]
+        for block in range(n_blocks):
             _sum_squares(
                 units.position[block],
                 fold.start[start : start + _ROWS + 1],
                 fold.level[rows],
-                xx @ weight,
-                mean,
-                weight,
-                *polynomials,
+                xx.reshape(-1, n_features) @ weight[block],
+                of_class[block],
+                of_feature[block],
+                of_score[block],
+                number,
                 square[block],
-                totals[block],
+                pooled[block],
             )
-    return InfluenceSums(n, _units_last(square, n_units), totals)
+    n_pooled = np.bincount(number[number >= 0], minlength=len(items.feature))
+    return InfluenceSums(n, _units_last(square, n_units), _units_last(pooled, n_units), n_pooled)
 
 
-def _filled(values: NDArray) -> NDArray:
-    """Fill the last block (..., unit) up with zeros."""
-    missing = BLOCK - values.shape[-1]
-    return np.ascontiguousarray(np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)]))
+def _in_blocks(values: NDArray, n_blocks: int) -> NDArray:
+    """Turn (K, unit) into (block, K, BLOCK), the last block filled up with zeros."""
+    filled = np.zeros((len(values), n_blocks * BLOCK))
+    filled[:, : values.shape[1]] = values
+    return np.ascontiguousarray(filled.reshape(len(values), n_blocks, BLOCK).swapaxes(0, 1))
 
 
 def _polynomials(
-    class_sums: NDArray,
-    power_sums: NDArray,
+    units: FoldUnits,
     n_in_class: NDArray,
     first_class: NDArray,
     mean: NDArray,
     weight: NDArray,
     per_unit: NDArray,
-    n: int,
-) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Prepare all of the polynomials that does not depend on rows of levels, for a block of units.
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Prepare the polynomials of sum_j psi of blocks of units, but for products of features.
 
     With X, S, Q the number of partners that differ from a class in its feature k, and the sums of
     their positions and squares, sum_j x_k y = X a^2 - 2 a S + Q. Besides the classes, each feature
-    has one more, of what does not define it: X = S = Q = 0.
+    has one more, of what does not define it: X = S = Q = 0. Several of them stand one after another
+    in a row, so that a loop over lanes knows that they are apart.
 
     Returns
     -------
-    importance : ndarray of float64 (C + F, 3, BLOCK)
-        Coefficients of sum_j psi on the importance, but for the products of feature distances.
-    weighted : ndarray of float64 (C + F, 3, BLOCK)
-        w_k X, w_k Q and w_k S.
-    score : ndarray of float64 (5, BLOCK)
-        Coefficients of sum_j psi on R2, but for what a feature predicts.
-    per_unit : ndarray of float64 (4, BLOCK)
-        As given: intercepts, mean targets, and the factors of the influence on R2.
+    of_class : ndarray of float64 (block, C + F, 6 BLOCK)
+        Coefficients of the polynomial on the importance of k (constant, linear, quadratic), and
+        what the class adds to that on R2.
+    of_feature : ndarray of float64 (block, F, 2 BLOCK)
+        Factors of sum_j (x_k - u_k) (w.x): in the constant of the first, and of the second.
+    of_score : ndarray of float64 (block, 5 BLOCK)
+        Coefficients of the polynomial on R2 without what classes add.
     """
     n_classes, n_features = len(n_in_class), len(first_class)
     feature = np.repeat(np.arange(n_features), np.diff([*first_class, n_classes]))
+    n = units.position.shape[1]
 
     def differing(values: NDArray) -> NDArray:
-        """Sum over the sentences that differ from those of each class; 0 for the undefined."""
-        found = np.add.reduceat(values, first_class, axis=0)[feature] - values
-        return np.concatenate([found, np.zeros((n_features, *values.shape[1:]))])
+        """Sum over sentences that differ from those of a class (block, C + F, BLOCK)."""
+        found = np.add.reduceat(values, first_class, axis=1)[:, feature] - values
+        return np.pad(found, [(0, 0), (0, n_features), (0, 0)])
 
-    count = differing(n_in_class)[:, np.newaxis]
-    first, second = differing(class_sums[:-1, 0]), differing(class_sums[:-1, 1])
+    sums = units.class_sums.sum(axis=1)[:, :-1]
+    first, second = differing(sums[..., :BLOCK]), differing(sums[..., BLOCK:])
+    count = differing(n_in_class[np.newaxis, :, np.newaxis])
     feature = np.concatenate([feature, np.arange(n_features)])
-    u, w = mean[feature, np.newaxis], weight[feature]
-    intercept, y0, residual, target = per_unit
-    s1, s2, s3, s4 = power_sums
+    u, w = mean[feature, np.newaxis], weight[:, feature]
+    # (block, 1, BLOCK) each
+    intercept, y0, residual, target = np.moveaxis(per_unit, 1, 0)[:, :, np.newaxis]
+    s1, s2, s3, s4 = np.moveaxis(units.power_sums.sum(axis=1), 1, 0)[:, :, np.newaxis]
+    predicted = (mean @ weight)[:, np.newaxis]
     partners = n - 1
-    linear = second - u * s2 - (y0 - mean @ weight) * (count - partners * u)
+    of_products = second - u * s2 - (y0 - predicted) * (count - partners * u)
     square = (1 - 2 * u) * count + partners * u**2
-    importance = [
-        2 * w * (linear + w * square),
+    of_class = [
+        2 * w * (of_products + w * square),
         -4 * w * (first - u * s1),
         2 * w * (count - u * n),
+        # r^2 has -2 y (b + w.x) + 2 b w.x + (w.x)^2, the last of which has u (w.x) of each feature.
+        residual * w * ((2 * intercept + predicted) * count - 2 * second),
+        4 * residual * w * first,
+        -2 * residual * w * count,
     ]
     of_y, of_yy = -2 * (residual * intercept + target * y0), residual + target
-    score = [
+    of_score = [
         partners * (residual * intercept**2 + target * y0**2) + of_y * s2 + of_yy * s4,
         -2 * of_y * s1 - 4 * of_yy * s3,
         of_y * n + 6 * of_yy * s2,
         -4 * of_yy * s1,
         of_yy * n,
     ]
-    weighted = np.stack([w * count, w * second, w * first], axis=1)
-    return np.stack(importance, axis=1), weighted, np.stack(score), per_unit
+    of_feature = np.concatenate([-2 * weight, residual * weight], axis=2)
+    return np.concatenate(of_class, axis=2), of_feature, np.concatenate(of_score, axis=2)[:, 0]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
@@ -286,124 +335,98 @@ def _sum_squares(
     start: NDArray,
     level: NDArray,
     predicted: NDArray,
-    mean: NDArray,
-    weight: NDArray,
-    importance: NDArray,
-    weighted: NDArray,
-    score: NDArray,
-    per_unit: NDArray,
+    of_class: NDArray,
+    of_feature: NDArray,
+    of_score: NDArray,
+    number: NDArray,
     square: NDArray,
-    totals: NDArray,
+    pooled: NDArray,
 ) -> None:
     """Add the squares of sum_j psi of the sentences of some rows, for a block of units.
 
     `position` is (n, BLOCK), `start` and `level` are of these rows, `predicted` (row x F, BLOCK)
-    holds sum_j x_k (w.x), `square` (F + 1, BLOCK) is added to and `totals` (n or 0, F + 1, BLOCK)
-    filled; the others are those of `_polynomials`. Loops over lanes write to one array each, so
-    that they become vectors.
+    holds sum_j (x_k - u_k) (w.x), and `number` (n, F) the items; `square` (F + 1, BLOCK) is added
+    to or, for features of items, `pooled` (I, BLOCK); the others are those of `_polynomials`.
     """
     n_rows, n_features = level.shape
-    n_classes = len(importance) - n_features
-    p1, p2, p3, p4 = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
-    fitted, of_squares, of_line = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
-    twice, constant = np.empty(BLOCK), np.empty(BLOCK)
-    e0, e1, e2 = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
-    e3, e4 = score[3], score[4]
-    intercept, residual = per_unit[0], per_unit[2]
-    score_square = square[n_features]
+    n_classes = len(of_class) - n_features
+    power, score = np.empty(4 * BLOCK), np.empty(5 * BLOCK)
     for r in range(n_rows):
         n_sentences = np.float64(start[r + 1] - start[r])
-        p1[:] = 0.0
-        p2[:] = 0.0
-        p3[:] = 0.0
-        p4[:] = 0.0
+        power[:] = 0.0
         for i in range(start[r], start[r + 1]):
             a = position[i]
             for lane in range(BLOCK):
-                p1[lane] += a[lane]
-            for lane in range(BLOCK):
-                p2[lane] += a[lane] * a[lane]
-            for lane in range(BLOCK):
-                p3[lane] += a[lane] * a[lane] * a[lane]
-            for lane in range(BLOCK):
-                p4[lane] += a[lane] * a[lane] * (a[lane] * a[lane])
-        fitted[:] = 0.0
-        of_squares[:] = 0.0
-        of_line[:] = 0.0
-        twice[:] = 0.0
+                b = a[lane] * a[lane]
+                power[lane] += a[lane]
+                power[BLOCK + lane] += b
+                power[2 * BLOCK + lane] += a[lane] * b
+                power[3 * BLOCK + lane] += b * b
+        score[:] = of_score
         for k in range(n_features):
-            c = level[r, k] if level[r, k] < n_classes else n_classes + k
-            own, w, product = weighted[c], weight[k], predicted[r * n_features + k]
-            for lane in range(BLOCK):
-                fitted[lane] += own[0, lane]
-            for lane in range(BLOCK):
-                of_squares[lane] += own[1, lane]
-            for lane in range(BLOCK):
-                of_line[lane] += own[2, lane]
-            for lane in range(BLOCK):
-                twice[lane] += w[lane] * product[lane]
-        for k in range(n_features):
-            c = level[r, k] if level[r, k] < n_classes else n_classes + k
-            base, linear, quadratic = importance[c, 0], importance[c, 1], importance[c, 2]
-            w, product, u = weight[k], predicted[r * n_features + k], mean[k]
-            out = square[k]
-            for lane in range(BLOCK):
-                constant[lane] = base[lane] - 2.0 * w[lane] * (product[lane] - u * fitted[lane])
-            for lane in range(BLOCK):
-                b, d = linear[lane], quadratic[lane]
-                out[lane] += constant[lane] * (
-                    constant[lane] * n_sentences + 2.0 * (b * p1[lane] + d * p2[lane])
-                ) + (b * b * p2[lane] + d * (2.0 * b * p3[lane] + d * p4[lane]))
-            if len(totals):
-                for i in range(start[r], start[r + 1]):
-                    for lane in range(BLOCK):
-                        x = position[i, lane]
-                        totals[i, k, lane] = constant[lane] + x * (
-                            linear[lane] + x * quadratic[lane]
-                        )
-        for lane in range(BLOCK):
-            e0[lane] = score[0, lane] + residual[lane] * (
-                twice[lane] - 2.0 * of_squares[lane] + 2.0 * intercept[lane] * fitted[lane]
-            )
-        for lane in range(BLOCK):
-            e1[lane] = score[1, lane] + 4.0 * residual[lane] * of_line[lane]
-        for lane in range(BLOCK):
-            e2[lane] = score[2, lane] - 2.0 * residual[lane] * fitted[lane]
-        for i in range(start[r], start[r + 1]):
-            a = position[i]
-            for lane in range(BLOCK):
-                value = e0[lane] + a[lane] * (
-                    e1[lane] + a[lane] * (e2[lane] + a[lane] * (e3[lane] + a[lane] * e4[lane]))
-                )
-                score_square[lane] += value * value
-            if len(totals):
+            own = of_class[level[r, k] if level[r, k] < n_classes else n_classes + k]
+            w, product, out = of_feature[k], predicted[r * n_features + k], square[k]
+            if number[0, k] < 0:
                 for lane in range(BLOCK):
-                    x = a[lane]
-                    totals[i, n_features, lane] = e0[lane] + x * (
-                        e1[lane] + x * (e2[lane] + x * (e3[lane] + x * e4[lane]))
+                    p0 = own[lane] + w[lane] * product[lane]
+                    p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
+                    a1, a2 = power[lane], power[BLOCK + lane]
+                    a3, a4 = power[2 * BLOCK + lane], power[3 * BLOCK + lane]
+                    # The sum of (p0 + p1 a + p2 a^2)^2.
+                    out[lane] += (
+                        p0 * (p0 * n_sentences + 2.0 * (p1 * a1 + p2 * a2))
+                        + p1 * (p1 * a2 + 2.0 * p2 * a3)
+                        + p2 * p2 * a4
                     )
+            else:
+                for i in range(start[r], start[r + 1]):
+                    a, total = position[i], pooled[number[i, k]]
+                    for lane in range(BLOCK):
+                        p0 = own[lane] + w[lane] * product[lane]
+                        p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
+                        total[lane] += p0 + a[lane] * (p1 + a[lane] * p2)
+            for lane in range(BLOCK):
+                score[lane] += own[3 * BLOCK + lane] + w[BLOCK + lane] * product[lane]
+                score[BLOCK + lane] += own[4 * BLOCK + lane]
+                score[2 * BLOCK + lane] += own[5 * BLOCK + lane]
+        out = square[n_features]
+        for i in range(start[r], start[r + 1]):
+            a = position[i]
+            for lane in range(BLOCK):
+                value = _quartic(score, a[lane], lane)
+                out[lane] += value * value
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST, inline="always")
+def _quartic(coefficient: NDArray, a: float, lane: int) -> float:
+    c3, c4 = coefficient[3 * BLOCK + lane], coefficient[4 * BLOCK + lane]
+    c1, c2 = coefficient[BLOCK + lane], coefficient[2 * BLOCK + lane]
+    return coefficient[lane] + a * (c1 + a * (c2 + a * (c3 + a * c4)))
 
 
 def standard_errors(
     sums: Sequence[InfluenceSums],
     importances: Sequence[NDArray],
     shares: Sequence[NDArray],
-    drawn: Sequence[NDArray] | None,
+    items: Items,
 ) -> NDArray:
     """Compute standard errors from `influence_sums` of both folds: (F + 1, unit).
 
     `importances` (unit, F) are those of each fold, which are the means of psi; on R2 it has mean 0.
-    `shares` and `drawn` are those of `mlem_xr.kernels.influence.standard_errors`; where `drawn`
-    is given, the sums have to be those of each sentence.
+    `shares` are those of `mlem_xr.kernels.influence.standard_errors`.
     """
-    if drawn is not None:
-        each = [np.moveaxis(part.totals, 3, 1) for part in sums]
-        units = zip(*(totals.reshape(-1, *totals.shape[2:]) for totals in each), strict=True)
-        errors = [influence.standard_errors(unit, shares, drawn) for unit in units]
-        return np.stack(errors, axis=1)
     square = np.zeros_like(sums[0].square)
+    pooled = np.zeros_like(sums[0].pooled)
     for part, importance, share in zip(sums, importances, shares, strict=True):
         mean = np.append(importance.T, np.zeros((1, len(importance))), axis=0)
+        factor = 2 * share[:, np.newaxis] / part.n
         spread = np.maximum(part.square / (part.n - 1) ** 2 - part.n * mean**2, 0.0)
-        square += (2 * share[:, np.newaxis] / part.n) ** 2 * spread
-    return influence.root(square, sum(part.n for part in sums), len(sums))
+        square += factor**2 * spread
+        expected = part.n_pooled[:, np.newaxis] * mean[items.feature]
+        pooled += factor[items.feature] * (part.pooled / (part.n - 1) - expected)
+    n_units = np.full(len(square), float(sum(part.n for part in sums)))
+    of_items, n_items = np.unique(items.feature, return_counts=True)
+    for k, n in zip(of_items, n_items, strict=True):
+        square[k] = (pooled[items.feature == k] ** 2).sum(axis=0)
+        n_units[k] = n
+    return influence.root(square, n_units, len(sums))

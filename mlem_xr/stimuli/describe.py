@@ -1,12 +1,15 @@
-"""How a stimulus set is balanced: levels, pairs, patterns, correlated and confounded features."""
+"""How a stimulus set is balanced: levels, pairs, patterns, items, features that go together."""
+
+from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mlem_xr.schema import check_features, warn
+from mlem_xr.schema import check_features, check_items, warn
+from mlem_xr.stimuli.items import item_codes
 from mlem_xr.stimuli.pairs import feature_correlation, pattern_counts
-from mlem_xr.stimuli.table import feature_values, to_codes
+from mlem_xr.stimuli.table import declared_items, feature_values, to_codes
 
 MAX_CORRELATION = 0.5
 """Absolute correlation of two features' distances above which their importances are hard to tell
@@ -26,7 +29,8 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        Dimensions `feature`, `other_feature` and `level_number` (levels ascend), with
+        Dimensions `feature`, `other_feature`, `level_number` (levels ascend) and `item` (columns of
+        items, if there are some), with
 
         - `level` (feature, level_number) object: the values; None beyond the last one;
         - `level_count` (feature, level_number) int64: sentences with that value;
@@ -37,6 +41,11 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
         - `constant` (feature) bool: no two sentences differ in the feature;
         - `determines` (feature, other_feature) bool: sentences that agree in `feature`, undefined
           being a value of its own, agree in `other_feature`, which is not constant;
+        - `belongs_to` (feature) object: the column of the items that the feature says it belongs
+          to; empty where there is none;
+        - `n_items`, `smallest_item`, `largest_item`, `without_item` (item) int64: different items
+          of the column, sentences of the one with the fewest and of the one with the most, and
+          sentences without one;
         - `n_sentences`, `n_pairs`, `n_patterns` (no dimension) int64: sentences, pairs of them, and
           covariate patterns.
 
@@ -60,8 +69,12 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     [1, 2, 3]
     >>> description.level_count.sel(feature="subj_PERS").values[:3].tolist()
     [24, 12, 486]
+    >>> description.n_items.to_series().to_dict()
+    {'subj_LEMMA': 23, 'verb_LEMMA': 6}
     """
-    names = check_features(stimuli)
+    names, items = check_features(stimuli), check_items(stimuli)
+    belongs = declared_items(stimuli, names)
+    sizes = [np.bincount(codes[codes >= 0]) for codes in (item_codes(stimuli, i) for i in items)]
     coded = [to_codes(feature_values(stimuli, name)) for name in names]
     codes = np.stack([code for code, _ in coded])
     pattern, n_pairs = pattern_counts(stimuli, features=names)
@@ -77,11 +90,16 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
             "correlation": feature_correlation(stimuli, features=names),
             "constant": ("feature", constant),
             "determines": (("feature", "other_feature"), _determines(codes) & ~constant),
+            "belongs_to": ("feature", np.array([belongs.get(k, "") for k in names], dtype=object)),
+            "n_items": ("item", _whole(map(len, sizes))),
+            "smallest_item": ("item", _whole(min(size, default=0) for size in sizes)),
+            "largest_item": ("item", _whole(max(size, default=0) for size in sizes)),
+            "without_item": ("item", stimuli.sizes["sentence"] - _whole(map(sum, sizes))),
             "n_sentences": stimuli.sizes["sentence"],
             "n_pairs": n_pairs.sum(),
             "n_patterns": len(pattern),
         },
-        coords={"feature": names, "other_feature": names},
+        coords={"feature": names, "other_feature": names, "item": np.array(items, dtype=object)},
         attrs={"stimuli": stimuli.attrs.get("stimuli", "stimuli")},
     )
     _warn_of_correlations(description)
@@ -89,7 +107,7 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
 
 
 def description_text(description: xr.Dataset) -> str:
-    """Write what `describe_stimuli` returns as a text to read, with one line per feature."""
+    """Write what `describe_stimuli` returns as a text to read, with one line per column."""
     n_pairs = int(description["n_pairs"])
     lines = [
         f"{description.attrs['stimuli']}: {int(description['n_sentences']):,} sentences, "
@@ -98,6 +116,7 @@ def description_text(description: xr.Dataset) -> str:
         "",
         *_feature_lines(description, n_pairs),
         "",
+        *_item_lines(description),
     ]
     correlated = [f"{a} and {b} ({value:.2f})" for a, b, value in _correlated(description)]
     constant = description["feature"].values[description["constant"].values]
@@ -165,11 +184,34 @@ def _feature_lines(description: xr.Dataset, n_pairs: int) -> list[str]:
         differing = int(feature["differing_pairs"])
         share = f"{differing:,} ({differing / n_pairs:.0%})"
         rows.append((str(name), f"{int(feature['undefined']):,}", share, _level_text(feature)))
+    return _aligned(rows)
+
+
+def _item_lines(description: xr.Dataset) -> list[str]:
+    if not description.sizes["item"]:
+        return []
+    rows = [("items", "number", "sentences of each", "features")]
+    belongs = description["belongs_to"]
+    for name in description["item"].values:
+        column = description.sel(item=name)
+        fewest, most = int(column["smallest_item"]), int(column["largest_item"])
+        size = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        size += f" ({int(column['without_item']):,} without)" if column["without_item"] else ""
+        features = belongs["feature"].values[belongs.values == name]
+        rows.append((str(name), f"{int(column['n_items']):,}", size, ", ".join(features)))
+    return [*_aligned(rows), ""]
+
+
+def _aligned(rows: list[tuple[str, str, str, str]]) -> list[str]:
     width = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"{name:<{width[0]}}  {undefined:>{width[1]}}  {pairs:>{width[2]}}  {levels}".rstrip()
-        for name, undefined, pairs, levels in rows
+        f"{first:<{width[0]}}  {second:>{width[1]}}  {third:>{width[2]}}  {last}".rstrip()
+        for first, second, third, last in rows
     ]
+
+
+def _whole(numbers: Iterable[int]) -> NDArray[np.int64]:
+    return np.array(list(numbers), dtype=np.int64)
 
 
 def _level_text(feature: xr.Dataset) -> str:

@@ -5,7 +5,7 @@ import gzip
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from io import StringIO
 from os import PathLike
@@ -20,14 +20,18 @@ from mlem_xr.schema import (
     InputError,
     check_dataset,
     check_features,
+    check_items,
     check_location,
     check_text,
+    columns_of,
+    several,
     warn,
 )
 from mlem_xr.stimuli.generate import generate_stimuli, list_stimuli
 from mlem_xr.stimuli.table import (
     MAX_COLUMNS,
     checked,
+    declared_items,
     from_dataframe,
     to_dataframe,
     warn_of_oddities,
@@ -37,7 +41,11 @@ _QUOTINGS: tuple[Quoting, ...] = (csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC)
 """Of text that holds commas and quotes alone, and of all text."""
 
 
-def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.Dataset:
+def read_stimuli(
+    source: str | PathLike[str] | pd.DataFrame | xr.Dataset,
+    *,
+    items: str | Iterable[str] | None = None,
+) -> xr.Dataset:
     """Read sentences and their features.
 
     Parameters
@@ -47,20 +55,26 @@ def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.
         .csv.gz, .parquet), a DataFrame, or a Dataset of stimuli, which is checked. A table has a
         column `sentence`; every other column is a feature, in order. In CSV only an empty cell is
         undefined: "NA" is a word.
+    items : str or iterable of str, optional
+        Columns that say what a sentence is made of, such as its noun or its verb: they are kept and
+        are no features. Bundled sets have some already, and grammars and Datasets may; these are
+        added to them.
 
     Returns
     -------
     xr.Dataset
         Dimension `sentence`; coordinates `sentence` (int64), `text` (object) and one per feature
-        (bool, int64, float64, or object where there are strings or undefined booleans; undefined
-        values are missing: None or NaN, found by `isnull`); attributes `stimuli` (name),
-        `features` (names in order) and `stimuli_hash`.
+        and column of items (bool, int64, float64, or object where there are strings or undefined
+        booleans; undefined values are missing: None or NaN, found by `isnull`); attributes
+        `stimuli` (name), `features` (names in order), `stimuli_hash` and, where there are some,
+        `items` (names in the order of the table). A feature of a grammar that belongs to items
+        names their column in its own attribute `item`.
 
     Raises
     ------
     InputError
-        If there is no such set or file, it cannot be read, or the table cannot be used: it has
-        more than 1,000 features, or values other than booleans, finite numbers and text.
+        If there is no such set, file or column, it cannot be read, or the table cannot be used: it
+        has more than 1,000 columns, or values other than booleans, finite numbers and text.
 
     Warns
     -----
@@ -72,24 +86,31 @@ def read_stimuli(source: str | PathLike[str] | pd.DataFrame | xr.Dataset) -> xr.
     >>> stimuli = read_stimuli("short_sentence")
     >>> stimuli.sizes["sentence"], stimuli.attrs["features"][-2:]
     (522, ['sentence_TENSE', 'verb_ZIPF'])
+    >>> stimuli.attrs["items"], stimuli["verb_ZIPF"].attrs["item"]
+    (['subj_LEMMA', 'verb_LEMMA'], 'verb_LEMMA')
     """
+    chosen = [] if items is None else several("items", items, check_text, ordered=False, empty=True)
     if not isinstance(source, pd.DataFrame | xr.Dataset) and hasattr(source, "to_pandas"):
         source = source.to_pandas()
     if isinstance(source, pd.DataFrame):
-        return from_dataframe(source, name="stimuli")
+        return from_dataframe(source, name="stimuli", items=chosen)
     if isinstance(source, xr.Dataset):
-        stimuli = check_stimuli(source)
+        stimuli = check_stimuli(source, chosen)
         warn_of_oddities(stimuli)
         return stimuli
     path = check_location("stimuli", source, "a name, a path, a DataFrame or a Dataset")
     if str(source) in list_stimuli() or path.suffix == ".fcfg":
-        return generate_stimuli(source)
+        stimuli = generate_stimuli(source)
+        return check_stimuli(stimuli, chosen) if chosen else stimuli
     table = _read_table(path)
-    return from_dataframe(table, name=path.name.removesuffix(_suffix(path) or ""))
+    return from_dataframe(table, name=path.name.removesuffix(_suffix(path) or ""), items=chosen)
 
 
 def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
-    """Write sentences and their features to a table that `read_stimuli` reads.
+    """Write sentences, their features and their items to a table that `read_stimuli` reads.
+
+    A table does not say which of its columns are items: `read_stimuli` takes them for features
+    unless its argument `items` names them. Nor does it say which items a feature belongs to.
 
     Parameters
     ----------
@@ -111,7 +132,8 @@ def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
     >>> stimuli = read_stimuli("short_sentence")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_stimuli(stimuli, f"{folder}/sentences.csv")
-    ...     read_stimuli(f"{folder}/sentences.csv").equals(stimuli)
+    ...     again = read_stimuli(f"{folder}/sentences.csv", items=stimuli.attrs["items"])
+    >>> again.attrs["stimuli_hash"] == stimuli.attrs["stimuli_hash"]
     True
     """
     path = check_path(path, TABLES)
@@ -127,36 +149,41 @@ def _quoting(table: pd.DataFrame, stimuli: xr.Dataset) -> Quoting:
     """
     changed: list[str] = []
     for quoting in _QUOTINGS:
-        again = _read_again(table, quoting)
+        again = _read_again(table, quoting, check_items(stimuli))
         if again is None:
             continue
         if again.attrs["stimuli_hash"] == stimuli.attrs["stimuli_hash"]:
             return quoting
-        names = [name for name in ("text", *stimuli.attrs["features"]) if name in again]
-        changed = [name for name in names if not again[name].equals(stimuli[name])]
+        names = [name for name in ("text", *columns_of(stimuli)) if name in again]
+        changed = [n for n in names if not again[n].variable.equals(stimuli[n].variable)]
     raise InputError(
         f"path: a CSV file would not keep {', '.join(map(repr, changed)) or 'the table'} as it is "
         "(text that looks like a number, an empty string, mixed types); expected .parquet"
     )
 
 
-def _read_again(table: pd.DataFrame, quoting: Quoting) -> xr.Dataset | None:
+def _read_again(table: pd.DataFrame, quoting: Quoting, items: list[str]) -> xr.Dataset | None:
     """Return the stimuli that a CSV file of a table gives; None if it cannot be read."""
     text = table.to_csv(index=False, quoting=quoting)
     with warnings.catch_warnings(), suppress(ValueError):
         warnings.simplefilter("ignore")
-        return from_dataframe(_read_csv(lambda: StringIO(text, newline="")), name="")
+        read = _read_csv(lambda: StringIO(text, newline=""))
+        return from_dataframe(read, name="", items=items)
     return None
 
 
-def check_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
-    """Check a Dataset as if it were a table just read, without warning of the same again."""
+def check_stimuli(stimuli: xr.Dataset, items: Iterable[str] = ()) -> xr.Dataset:
+    """Check a Dataset as if it were a table just read, without warning of the same again.
+
+    `items` are columns that become items beside those that are.
+    """
     check_dataset("stimuli", stimuli)
     name = check_text("stimuli", stimuli.attrs.get("stimuli", "stimuli"))
     if "text" not in stimuli.coords or stimuli["text"].dims != ("sentence",):
         raise InputError("stimuli: no coordinate 'text' over 'sentence'")
-    check_features(stimuli)
-    return checked(to_dataframe(stimuli), name=name)
+    belongs = declared_items(stimuli, check_features(stimuli))
+    chosen = [*check_items(stimuli), *items]
+    return checked(to_dataframe(stimuli), name=name, items=chosen, belongs=belongs)
 
 
 def _suffix(path: Path) -> str | None:

@@ -17,6 +17,7 @@ from mlem_xr.stimuli.grammar import (
     check_grammar,
     read_grammar,
 )
+from mlem_xr.stimuli.items import items_of_features
 from mlem_xr.stimuli.lexicon import add_frequencies, read_lexicon, select_words
 from mlem_xr.stimuli.rules import Phrase, Value, Variable, sentences
 from mlem_xr.stimuli.table import from_dataframe
@@ -61,7 +62,8 @@ def generate_stimuli(
     -------
     xr.Dataset
         Dimension `sentence`, in the order of rules and words; coordinates `text` (object) and one
-        per declared feature, as `read_stimuli` returns them.
+        per declared feature and column of items, as `read_stimuli` returns them. A feature that
+        belongs to items, as the gender to the noun, names their column in its attribute `item`.
 
     Raises
     ------
@@ -76,6 +78,8 @@ def generate_stimuli(
     (['Mary plays.', 'Mary sings.'], 522)
     >>> generate_stimuli("short_sentence", words_per_class={"VI": 1}).sizes["sentence"]
     174
+    >>> stimuli["subj_GEN"].attrs["item"], stimuli["subj_LEMMA"].values[:2].tolist()
+    ('subj_LEMMA', ['Mary', 'Mary'])
     """
     grammar = read_grammar(_find(source))
     path = grammar.lexicon
@@ -96,11 +100,20 @@ def generate_stimuli(
         ) from error
     if not rows:
         raise InputError(f"{grammar.path}: the grammar and its filters accept no sentence")
-    table = pd.DataFrame(rows, columns=["sentence", *grammar.columns])
-    for name, expression in grammar.columns.items():
+    declared = grammar.columns | grammar.items
+    table = pd.DataFrame(rows, columns=["sentence", *declared])
+    for name, expression in declared.items():
         if table[name].isna().all():
             raise InputError(f"{expression.where}: column {name!r} is never set in any sentence")
-    return from_dataframe(table, name=grammar.path.stem)
+    stimuli = from_dataframe(
+        table, name=grammar.path.stem, items=grammar.items, belongs=grammar.belongs
+    )
+    for name in grammar.belongs:
+        try:
+            items_of_features(stimuli, [name])
+        except InputError as error:
+            raise InputError(f"{grammar.columns[name].where}: {error}") from error
+    return stimuli
 
 
 def _find(source: str | PathLike[str]) -> Path:
@@ -125,8 +138,8 @@ def _rows(grammar: Grammar, phrases: Iterator[Phrase]) -> Iterator[tuple[str | V
     for phrase in phrases:
         roles = _roles(phrase, grammar)
         if all(keep.evaluate(roles) for keep in grammar.filters):
-            values = (column.evaluate(roles) for column in grammar.columns.values())
-            yield _text(phrase.words), *values
+            declared = grammar.columns | grammar.items
+            yield _text(phrase.words), *(each.evaluate(roles) for each in declared.values())
 
 
 def _roles(phrase: Phrase, grammar: Grammar) -> dict[str, dict[str, Value]]:

@@ -28,18 +28,20 @@ class Grammar:
     rules: list[Rule] = field(default_factory=list)
     start: str = ""
     columns: dict[str, Expression] = field(default_factory=dict)
+    items: dict[str, Expression] = field(default_factory=dict)
+    belongs: dict[str, str] = field(default_factory=dict)
     filters: list[Expression] = field(default_factory=list)
     distinct: dict[str, str] = field(default_factory=dict)
     lexicon: Path | None = None
     language: str = "en"
 
     def reads(self, feature: str) -> bool:
-        """Tell whether a column or filter depends on this feature of any role."""
+        """Tell whether a column, an item or a filter depends on this feature of any role."""
         return any(feature == name for _, name in self.references())
 
     def references(self) -> dict[tuple[str, str], Expression]:
-        """List what columns and filters read, each with an expression that does."""
-        expressions = [*self.columns.values(), *self.filters]
+        """List what columns, items and filters read, each with an expression that does."""
+        expressions = [*self.columns.values(), *self.items.values(), *self.filters]
         return {pair: each for each in expressions for pair in sorted(each.references)}
 
 
@@ -61,6 +63,9 @@ def read_grammar(path: Path) -> Grammar:
         raise InputError(f"{path}: no rules; expected at least one, such as \"S -> 'yes'\"")
     if not grammar.columns:
         raise InputError(f"{path}: no features; expected at least one %column NAME = EXPRESSION")
+    for name, item in grammar.belongs.items():
+        others = [other for other in (*grammar.items, *grammar.columns) if other != name]
+        choose(f"{grammar.columns[name].where}: {name} of", item, others)
     grammar.start = grammar.start or grammar.rules[0].category.symbol
     return grammar
 
@@ -170,12 +175,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _read_directive(grammar: Grammar, text: str, where: str) -> None:
     directive, rest = [*text.split(maxsplit=1), "", ""][:2]
-    known = ["start", "lexicon", "language", "distinct", "column", "filter"]
+    known = ["start", "lexicon", "language", "distinct", "column", "item", "filter"]
     choose(f"{where}: directive", directive, known)
     if not rest:
         raise InputError(f"{where}: %{directive} of nothing")
-    if directive == "column":
-        _read_column(grammar, rest, where)
+    if directive in ("column", "item"):
+        _read_column(grammar, directive, rest, where)
     elif directive == "filter":
         grammar.filters.append(read_expression(rest, where))
     elif directive == "distinct":
@@ -187,13 +192,18 @@ def _read_directive(grammar: Grammar, text: str, where: str) -> None:
         setattr(grammar, directive, rest)
 
 
-def _read_column(grammar: Grammar, text: str, where: str) -> None:
+def _read_column(grammar: Grammar, directive: str, text: str, where: str) -> None:
+    """Read `NAME = EXPRESSION`, or `NAME of ITEM = EXPRESSION` of a feature."""
     name, equals, expression = (part.strip() for part in text.partition("="))
+    match name.split() if directive == "column" else ():
+        case [name, "of", item]:
+            grammar.belongs[name] = item
     if not equals or not name.isidentifier():
-        raise InputError(f"{where}: %column {text!r}; expected NAME = EXPRESSION")
-    if name in grammar.columns:
+        raise InputError(f"{where}: %{directive} {text!r}; expected NAME = EXPRESSION")
+    if name in grammar.columns or name in grammar.items:
         raise InputError(f"{where}: column {name!r} is declared twice")
-    grammar.columns[name] = read_expression(expression, where)
+    columns = grammar.items if directive == "item" else grammar.columns
+    columns[name] = read_expression(expression, where)
 
 
 def _read_rules(line: str, where: str) -> list[Rule]:

@@ -1,9 +1,10 @@
-"""The stimulus table as a Dataset: one coordinate per feature, with levels and a hash."""
+"""The stimulus table as a Dataset: one coordinate per column, with levels and a hash."""
 
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ import pandas as pd
 import xarray as xr
 
 from mlem_xr.schema import (
+    ITEM,
     LABELS,
     MIN_SENTENCES,
     RESERVED,
     InputError,
     check_features,
+    check_items,
+    choose,
+    columns_of,
     is_name,
     is_storable,
     listed,
@@ -28,40 +33,75 @@ _MOST_LEVELS = 20
 """Different numbers of a feature that is a measurement rather than a class."""
 
 MAX_COLUMNS = 1000
-"""Features of a table; an analysis takes fewer of them."""
+"""Features and items of a table; an analysis takes fewer of them."""
 
 _LONGEST_NAME = 200
 """Bytes of a feature's name; file systems have a limit of 255."""
 
 
-def from_dataframe(table: pd.DataFrame, *, name: str) -> xr.Dataset:
+def from_dataframe(
+    table: pd.DataFrame,
+    *,
+    name: str,
+    items: Iterable[str] = (),
+    belongs: Mapping[str, str] = MappingProxyType({}),
+) -> xr.Dataset:
     """Check a table and turn it into stimuli, as `read_stimuli` returns them; warn of oddities."""
-    stimuli = checked(table, name=name)
+    stimuli = checked(table, name=name, items=items, belongs=belongs)
     warn_of_oddities(stimuli)
     return stimuli
 
 
-def checked(table: pd.DataFrame, *, name: str) -> xr.Dataset:
-    """Check a table and turn it into stimuli, without a warning."""
+def checked(
+    table: pd.DataFrame,
+    *,
+    name: str,
+    items: Iterable[str] = (),
+    belongs: Mapping[str, str] = MappingProxyType({}),
+) -> xr.Dataset:
+    """Check a table and turn it into stimuli, without a warning.
+
+    `items` are the columns that are no features; `belongs` says which column holds the items that a
+    feature belongs to.
+    """
     table = table.set_axis([_column_name(column) for column in table.columns], axis=1)
-    features = [column for column in table.columns if column != "sentence"]
-    _check_table(table, features)
-    coordinates = {"text": ("sentence", table["sentence"].astype(object).to_numpy())}
-    for feature in features:
-        values = _plain_values(table[feature], f"stimuli: column {shown(feature)}")
+    columns = [column for column in table.columns if column != "sentence"]
+    chosen = {choose("items", item, columns) for item in items}
+    features = [column for column in columns if column not in chosen]
+    _check_table(table, features, columns)
+    coordinates: dict[str, Any] = {
+        "text": ("sentence", table["sentence"].astype(object).to_numpy())
+    }
+    for column in columns:
+        values = _plain_values(table[column], f"stimuli: column {shown(column)}")
         if pd.isna(values).all():
-            raise InputError(f"stimuli: column {shown(feature)} is empty; expected values")
-        coordinates[feature] = ("sentence", values)
+            raise InputError(f"stimuli: column {shown(column)} is empty; expected values")
+        coordinates[column] = ("sentence", values, {"role": ITEM} if column in chosen else {})
     stimuli = xr.Dataset(coords={"sentence": np.arange(len(table)), **coordinates})
+    for feature in belongs.keys() & set(features):
+        stimuli[feature].attrs["item"] = belongs[feature]
     stimuli.attrs = {"stimuli": name, "features": features}
+    if chosen:
+        stimuli.attrs["items"] = [column for column in columns if column in chosen]
     stimuli.attrs["stimuli_hash"] = stimuli_hash(stimuli)
     return stimuli
 
 
 def to_dataframe(stimuli: xr.Dataset) -> pd.DataFrame:
-    """Undo `from_dataframe`: a column `sentence`, then the features in order."""
-    columns = {feature: stimuli[feature].values for feature in check_features(stimuli)}
+    """Undo `from_dataframe`: a column `sentence`, then the features and the items in order."""
+    names = [*check_features(stimuli), *check_items(stimuli)]
+    columns = {name: stimuli[name].values for name in names}
     return pd.DataFrame({"sentence": stimuli["text"].values, **columns})
+
+
+def declared_items(data: xr.Dataset, features: Iterable[str]) -> dict[str, str]:
+    """Return the column of the items that a feature belongs to, for those that say so themselves.
+
+    Their attribute `item` names it; a column that is not there any more is nothing.
+    """
+    named = {feature: data[feature].attrs.get("item") for feature in features}
+    known = columns_of(data)
+    return {k: v for k, v in named.items() if isinstance(v, str) and v in known and v != k}
 
 
 def _column_name(column: Any) -> str:
@@ -71,10 +111,10 @@ def _column_name(column: Any) -> str:
     return str(name)
 
 
-def feature_values(data: xr.Dataset, name: str) -> np.ndarray:
-    """Values of a feature, of whatever type, as `read_stimuli` would give them."""
+def feature_values(data: xr.Dataset, name: str, *, argument: str = "features") -> np.ndarray:
+    """Values of a feature, of whatever type, as `read_stimuli` would give them; so of items."""
     values = np.asarray(data[name].values)
-    return _plain_values(pd.Series(values, dtype=values.dtype), f"features: {name!r}")
+    return _plain_values(pd.Series(values, dtype=values.dtype), f"{argument}: {name!r}")
 
 
 def to_codes(values: np.ndarray) -> tuple[np.ndarray, list[Any]]:
@@ -96,17 +136,23 @@ def from_codes(codes: np.ndarray, levels: Sequence[Any], dtype: str) -> np.ndarr
 
 
 def stimuli_hash(stimuli: xr.Dataset) -> str:
-    """Hash sentences and features, so that results can name the stimuli they belong to.
+    """Hash sentences, features and items, so that results can name the stimuli they belong to.
 
-    32 hexadecimal digits, the same for equal sentences and features in the same order.
+    32 hexadecimal digits, the same for equal sentences, features and items in the same order. Which
+    items a feature belongs to is not in it, as no table says so.
     """
     columns: dict[str, list[Any]] = {"sentence": stimuli["text"].values.tolist()}
     for feature in stimuli.attrs["features"]:
-        if feature not in stimuli.coords:
-            continue
-        codes, levels = to_codes(feature_values(stimuli, feature))
-        columns[feature] = [levels, codes.tolist()]
-    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:32]
+        if feature in stimuli.coords:
+            columns[feature] = _hashed(stimuli, feature)
+    items = {item: _hashed(stimuli, item) for item in check_items(stimuli)}
+    hashed = [columns, items] if items else columns
+    return hashlib.sha256(json.dumps(hashed).encode()).hexdigest()[:32]
+
+
+def _hashed(stimuli: xr.Dataset, column: str) -> list[Any]:
+    codes, levels = to_codes(feature_values(stimuli, column))
+    return [levels, codes.tolist()]
 
 
 def stimuli_attributes(data: xr.Dataset) -> dict[str, Any]:
@@ -124,25 +170,25 @@ def stimuli_attributes(data: xr.Dataset) -> dict[str, Any]:
     return found | ({"store": data.attrs["store"]} if "store" in data.attrs else {})
 
 
-def _check_table(table: pd.DataFrame, features: list[str]) -> None:
-    columns = list(table.columns)
-    if "sentence" not in columns:
-        raise InputError(f"stimuli: no column 'sentence'; found: {listed(columns)}")
-    if len(features) > MAX_COLUMNS:
-        raise InputError(f"stimuli: {len(features)} features; expected at most {MAX_COLUMNS}")
+def _check_table(table: pd.DataFrame, features: list[str], columns: list[str]) -> None:
+    if "sentence" not in table.columns:
+        raise InputError(f"stimuli: no column 'sentence'; found: {listed(table.columns)}")
+    if len(columns) > MAX_COLUMNS:
+        raise InputError(f"stimuli: {len(columns)} columns; expected at most {MAX_COLUMNS}")
     if not features:
-        raise InputError("stimuli: no features; expected at least one column beside 'sentence'")
-    if len(set(columns)) < len(columns):
-        raise InputError(f"stimuli: some columns are named twice: {listed(columns)}")
-    reserved = RESERVED.intersection(features)
+        beside = "'sentence' and the items" if columns else "'sentence'"
+        raise InputError(f"stimuli: no features; expected at least one column beside {beside}")
+    if len(set(table.columns)) < len(table.columns):
+        raise InputError(f"stimuli: some columns are named twice: {listed(table.columns)}")
+    reserved = RESERVED.intersection(columns)
     if reserved:
         raise InputError(
             f"stimuli: mlem_xr itself uses the name of column {sorted(reserved)[0]!r}; rename it"
         )
-    # In a store, a feature is an array of that name, so a folder.
+    # In a store, a column is an array of that name, so a folder.
     unusable = [
         name
-        for name in features
+        for name in columns
         if not is_name(name)
         or name == "zarr.json"
         or name.startswith((".", "__"))

@@ -22,6 +22,7 @@ from mlem_xr.schema import (
     REPRESENTATION,
     InputError,
     among,
+    check_items,
     check_seed,
     check_step,
     check_text,
@@ -30,9 +31,16 @@ from mlem_xr.schema import (
     warn,
 )
 from mlem_xr.stimuli.files import check_stimuli
+from mlem_xr.stimuli.table import stimuli_hash
 from mlem_xr.store.address import store_path
 from mlem_xr.store.chunks import Chunks, as_dask
-from mlem_xr.store.features import OF_STIMULI, are_intact, decode_features, write_features
+from mlem_xr.store.features import (
+    OF_STIMULI,
+    are_intact,
+    decode_features,
+    names_of_stimuli,
+    write_features,
+)
 from mlem_xr.store.grid import (
     array_of,
     check_labels,
@@ -109,7 +117,7 @@ def create_store(
         return path
     with locked(path):
         if _holds(path, stimuli):
-            # Another process was quicker, or sentences or features were lost.
+            # Another process was quicker, or sentences, features or items were lost.
             if not are_intact(_open_group(path, "r")):
                 write_features(_open_group(path, "r+"), stimuli)
             return path
@@ -277,9 +285,9 @@ def open_store(store: str | Path) -> xr.Dataset:
         `activation` float32 (model, seed, step, pooling, layer, sentence, unit), Dask-backed, one
         chunk per layer, NaN where not recorded; `recorded` bool (model, seed, step); `n_units`
         int32 (model, seed, step, pooling, layer), the number of units that were recorded, 0 where
-        the network lacks the layer. Coordinates: the labels of all dimensions, `text` and the
-        features over `sentence`; `fingerprint` (a hash of the activations) and `provenance` (JSON)
-        over (model, seed, step).
+        the network lacks the layer. Coordinates: the labels of all dimensions, `text`, the
+        features and the items over `sentence`; `fingerprint` (a hash of the activations) and
+        `provenance` (JSON) over (model, seed, step).
 
     Raises
     ------
@@ -304,8 +312,7 @@ def open_store(store: str | Path) -> xr.Dataset:
     group = _open_group(path, "r")
     if not _has_variables(group):
         raise InputError(f"store: nothing is recorded in {store} yet; expected a checkpoint")
-    features: Any = group.attrs["features"]
-    data, torn = _read(group, names=["text", *features, "unit"])
+    data, torn = _read(group, names=[*names_of_stimuli(group), "unit"])
     if torn:
         warn(
             f"store: {path} has lost marks of {'; '.join(torn)}, which counts as not recorded; "
@@ -461,12 +468,19 @@ def _fingerprint(group: zarr.Group, activation: xr.DataArray, values: np.ndarray
 
 
 def _check_stimuli(group: zarr.Group, stimuli: xr.Dataset) -> None:
-    if group.attrs["stimuli_hash"] != stimuli.attrs["stimuli_hash"]:
+    held, items = group.attrs["stimuli_hash"], check_items(stimuli)
+    if held == stimuli.attrs["stimuli_hash"]:
+        return
+    if items and held == stimuli_hash(stimuli.drop_vars(items)):
         raise InputError(
-            f"store: {group.store_path} holds other stimuli ({group.attrs['stimuli']!r}) than "
-            f"those given ({stimuli.attrs['stimuli']!r}); expected a store of the same sentences "
-            "and features, or a new one"
+            f"store: {group.store_path} holds these stimuli ({group.attrs['stimuli']!r}) without "
+            f"items; expected stimuli.drop_vars({items}) to go on with it, or a new store"
         )
+    raise InputError(
+        f"store: {group.store_path} holds other stimuli ({group.attrs['stimuli']!r}) than "
+        f"those given ({stimuli.attrs['stimuli']!r}); expected a store of the same sentences, "
+        "features and items, or a new one"
+    )
 
 
 def _existing(store: str | Path) -> Path:

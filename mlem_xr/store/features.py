@@ -1,4 +1,4 @@
-"""Sentences and features as they stand in a store."""
+"""Sentences, features and items as they stand in a store."""
 
 import json
 from functools import partial
@@ -8,38 +8,47 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from mlem_xr.schema import InputError, check_features
+from mlem_xr.schema import InputError, check_features, check_items
 from mlem_xr.stimuli.table import feature_values, from_codes, stimuli_hash, to_codes
 from mlem_xr.store.grid import create_array, create_labels, read_grid, reading
 
 OF_STIMULI = ("stimuli", "stimuli_hash", "features")
-"""Attributes of a store that its stimuli have."""
+"""Attributes of a store that its stimuli have; `items` is another, where there are some."""
 
 
 def write_features(group: zarr.Group, stimuli: xr.Dataset) -> None:
-    """Write sentences and features: codes of the levels, which come beside."""
-    features = check_features(stimuli)
+    """Write sentences, features and items: codes of the levels, which come beside."""
+    features, items = check_features(stimuli), check_items(stimuli)
     n = stimuli.sizes["sentence"]
     create_labels(group, "sentence", range(n), np.int64)
     create = partial(create_array, dims=["sentence"], shape=[n], chunks=[n], overwrite=True)
     text = create(group, "text", dtype=str, fill_value="")
     text[:] = stimuli["text"].values.astype(object)
-    for feature in features:
-        values = feature_values(stimuli, feature)
+    for name in [*features, *items]:
+        values = feature_values(stimuli, name)
         codes, levels = to_codes(values)
-        array = create(group, feature, dtype=np.int32, fill_value=-1)
-        array.attrs["coding"] = json.dumps({"levels": levels, "dtype": str(values.dtype)})
+        array = create(group, name, dtype=np.int32, fill_value=-1)
+        coding = json.dumps({"levels": levels, "dtype": str(values.dtype)})
+        array.attrs.update({**stimuli[name].attrs, "coding": coding})
         array[:] = codes
-    group.attrs.update({name: stimuli.attrs[name] for name in OF_STIMULI} | {"features": features})
+    about = {name: stimuli.attrs[name] for name in OF_STIMULI} | {"features": features}
+    group.attrs.update(about | ({"items": items} if items else {}))
+
+
+def names_of_stimuli(group: zarr.Group) -> list[str]:
+    """Name the arrays of the sentences, features and items of a store."""
+    attrs: Any = group.attrs
+    return ["text", *attrs["features"], *attrs.get("items", [])]
 
 
 def decode_features(data: xr.Dataset, store: Any) -> xr.Dataset:
-    """Turn the stored codes of the features back into booleans, numbers and strings.
+    """Turn the stored codes of features and items back into booleans, numbers and strings.
 
-    Sentences and features that are not those that were written, by their hash, are refused.
+    Sentences, features and items that are not those that were written, by their hash, are refused.
     """
     with reading(f"the table of sentences and features in {store}"):
-        decoded = {name: ("sentence", _decoded(data[name])) for name in data.attrs["features"]}
+        names = [*data.attrs["features"], *data.attrs.get("items", [])]
+        decoded = {name: _decoded(data[name]) for name in names}
         data = data.drop_vars(list(decoded)).assign_coords(decoded)
         found = stimuli_hash(data)
     if found != data.attrs["stimuli_hash"]:
@@ -55,9 +64,8 @@ def are_intact(group: zarr.Group) -> bool:
 
     A disk that is away is no damage: its error is raised.
     """
-    features: Any = group.attrs["features"]
     try:
-        decode_features(read_grid(group, names=["text", *features]), group.store_path)
+        decode_features(read_grid(group, names=names_of_stimuli(group)), group.store_path)
     except InputError as error:
         if isinstance(error.__cause__, OSError):
             raise
@@ -65,5 +73,7 @@ def are_intact(group: zarr.Group) -> bool:
     return True
 
 
-def _decoded(codes: xr.DataArray) -> np.ndarray:
-    return from_codes(codes.values, **json.loads(codes.attrs["coding"]))
+def _decoded(codes: xr.DataArray) -> xr.Variable:
+    attrs = dict(codes.attrs)
+    values = from_codes(codes.values, **json.loads(attrs.pop("coding")))
+    return xr.Variable("sentence", values, attrs)

@@ -21,6 +21,7 @@ from mlem_xr.analyses import ANALYSES
 from mlem_xr.analyses.layers import NET
 from mlem_xr.running.progress import say
 from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError, check_bool, choose, warn
+from mlem_xr.stimuli.table import declared_items
 from mlem_xr.store.activations import open_store
 from mlem_xr.store.chunks import Chunks, as_dask
 from mlem_xr.store.grid import array_of, check_labels, dims_of
@@ -248,6 +249,7 @@ def _usual(activations: xr.Dataset) -> dict[str, Any]:
     """Return the settings that follow from what the store holds."""
     return {
         "features": list(activations.attrs["features"]),
+        "items": declared_items(activations, activations.attrs["features"]),
         "layers": activations["layer"].values.tolist(),
         "n_units": activations.sizes["layer"] * activations.sizes["unit"],
     }

@@ -198,7 +198,7 @@ def _check_source(result: xr.Dataset, activations: xr.Dataset) -> None:
     """Refuse results of other activations than the store's, and parts of results."""
     if result.attrs["stimuli_hash"] != activations.attrs["stimuli_hash"]:
         raise InputError(
-            "result: it was made from other sentences or features than the store's; "
+            "result: it was made from other sentences, features or items than the store's; "
             "expected an analysis of all of them"
         )
     n_units = activations.sizes["unit"]

@@ -1,6 +1,8 @@
 """Saved results by their settings: which one is meant, and what sets it apart in words."""
 
 from collections.abc import Callable, Mapping
+from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 from mlem_xr.analyses import ANALYSES, Analysis
@@ -16,12 +18,13 @@ _OF_THE_LAYERS = ("layers", "n_units")
 def named(analysis: Analysis, given: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """Bring settings that a caller names into the form in which they are saved.
 
-    Options; `features`, `layers` and `n_units`; and, under the name of the argument, a mapping of
-    settings of the result that the analysis started from. `now` is what the store holds.
+    Options; `features`, `items`, `layers` and `n_units`; and, under the name of the argument, a
+    mapping of settings of the result that the analysis started from. `now` is what the store holds.
     """
     options, source = analysis.options.names(), analysis.source
     known = [*options, *_OF_THE_LAYERS]
     known += ["features"] if "codes" in analysis.inputs else []
+    known += ["items"] if "items" in analysis.inputs else []
     known += [source.argument] if source is not None else []
     found = {}
     for name, value in given.items():
@@ -38,6 +41,8 @@ def named(analysis: Analysis, given: Mapping[str, Any], now: Mapping[str, Any]) 
             ]
             nested = {k: v for k, v in value.items() if k != "analysis"}
             found[name] = {"analysis": of.name} | named(of, nested, now)
+        elif name == "items":
+            found[name] = _checked_items(value)
         elif name == "n_units":
             found[name] = check_integer(name, value, at_least=1)
         elif value is not None:
@@ -103,6 +108,8 @@ def _expected(
     if "codes" in analysis.inputs:
         expected["features"] = now["features"]
     expected |= wanted
+    if "items" in analysis.inputs and "items" not in wanted:
+        expected["items"] = _usual_items(analysis, expected, now)
     if with_source and analysis.source is not None:
         argument = analysis.source.argument
         nested: dict[str, Any] = {"analysis": analysis.source.analysis}
@@ -125,9 +132,14 @@ def in_words(
     for name, value in settings.items():
         others = {k: v for k, v in settings.items() if k != name}
         usual = analysis.options.defaults(others) | dict(now or {})
+        if name == "items":
+            usual["items"] = _usual_items(analysis, settings, now or {})
         if name == "analysis" or (name in usual and usual[name] == value):
             continue
-        if isinstance(value, Mapping):
+        if name == "items":
+            pairs = ", ".join(f"{feature}={column}" for feature, column in value.items())
+            words.append(f"items {pairs or 'none'}")
+        elif isinstance(value, Mapping):
             of = ANALYSES.get(str(value.get("analysis")))
             words.append(f"{name} ({in_words(of, value, now)})" if of else name)
         else:
@@ -139,10 +151,30 @@ def in_words(
 def _fits(expected: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Say whether settings have all the expected values, nested ones too."""
     for name, value in expected.items():
-        found = settings.get(name)
-        if isinstance(value, Mapping):
+        # Results that were saved before there were items have none.
+        found = settings.get(name, {} if name == "items" else None)
+        if isinstance(value, Mapping) and name != "items":
             if not isinstance(found, Mapping) or not _fits(value, found):
                 return False
         elif found != value:
             return False
     return True
+
+
+def _checked_items(value: Any) -> dict[str, str]:
+    words = isinstance(value, Mapping) and all(isinstance(w, str) for w in chain(*value.items()))
+    if not words:
+        raise InputError(
+            f"items: found {shown(value)}; expected a mapping of features to columns of items"
+        )
+    return dict(value)
+
+
+def _usual_items(
+    analysis: Analysis, settings: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the items that an analysis with these settings takes where none are given."""
+    if not analysis.with_items(SimpleNamespace(**settings)):
+        return {}
+    features = settings.get("features", [])
+    return {k: v for k, v in now.get("items", {}).items() if k in features}

@@ -1,0 +1,212 @@
+"""A test of the features in which sentences, or what they are made of, are drawn anew."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mlem_xr.analyses.base import Analysis, Output
+from mlem_xr.analyses.importance import INPUTS
+from mlem_xr.analyses.options import SEED, Options, integer, option
+from mlem_xr.kernels.distances import DISTANCES
+from mlem_xr.kernels.randomization import randomization_design, randomize
+from mlem_xr.kernels.targets import TARGETS
+from mlem_xr.running.blas import one_blas_thread
+from mlem_xr.schema import InputError, warn
+
+Per = Literal["layer", "unit"]
+"""What the distances are over: all units of a layer, or each alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomizationOptions(Options):
+    """The options of a randomization test."""
+
+    per: Per = option("layer", "Test the distances over all units of a layer, or each unit alone.")
+    distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
+    target: str = option(
+        "square", "What is predicted: square, or none (the distance itself).", known=TARGETS
+    )
+    zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
+    n_draws: int = option(
+        999,
+        "How often each feature is drawn anew.",
+        check=integer(at_least=1, below=1_000_001),
+        flag="draws",
+    )
+    random_state: int = option(0, "Seed of the draws.", check=SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.per == "unit" and not DISTANCES[self.distance].of_one_unit:
+            raise InputError(
+                f"distance: {self.distance!r} means nothing for a single unit; "
+                "expected another one, such as 'euclidean', or per='layer'"
+            )
+
+
+def _outputs(options: RandomizationOptions) -> dict[str, Output]:
+    of_units = options.per == "unit"
+    dims = ("unit", "feature") if of_units else ("feature",)
+    family = "units of the representation" if of_units else "features"
+    return {
+        "statistic": Output(dims, "partial t of the feature distance given all others"),
+        "p_value": Output(dims, "one-sided p-value of the feature, by conditional randomization"),
+        "p_value_max": Output(dims, f"the same, family-wise over all {family}"),
+    }
+
+
+def _warn_of_fixed_features(
+    arrays: Mapping[str, xr.DataArray], options: RandomizationOptions
+) -> None:
+    codes, items = arrays["codes"].values, arrays["items"].values
+    design = randomization_design(codes, items, options.n_draws, options.random_state)
+    names = np.asarray(arrays["codes"]["feature"].values)
+    if design.is_collinear.any():
+        warn(
+            f"features: {', '.join(names[design.is_collinear])} never differ between two "
+            "sentences, always do, or have distances that follow from those of the other "
+            "features; statistic NaN, p-value 1"
+        )
+    determined = design.is_determined & ~design.is_collinear
+    if determined.any():
+        warn(
+            f"features: the other features determine {', '.join(names[determined])}, so there is "
+            "nothing to draw; p-value 1"
+        )
+
+
+def _randomize(
+    activation: NDArray, codes: NDArray, items: NDArray, options: Any
+) -> dict[str, NDArray]:
+    with one_blas_thread():
+        return randomize(activation, codes, items, options)
+
+
+RANDOMIZATION = Analysis(
+    name="randomization_test",
+    help="Test each feature by drawing it anew, given the other features.",
+    command="test",
+    function=_randomize,
+    inputs=INPUTS,
+    outputs=_outputs,
+    options=RandomizationOptions,
+    check=_warn_of_fixed_features,
+    leading="statistic",
+)
+
+
+def randomization_test(
+    activations: xr.Dataset,
+    *,
+    per: Per = "layer",
+    distance: str = "euclidean",
+    target: str = "square",
+    zscore: bool = False,
+    n_draws: int = 999,
+    features: Iterable[str] | None = None,
+    items: Mapping[str, str] | None = None,
+    random_state: int = 0,
+) -> xr.Dataset:
+    """Test whether the activations encode each feature, given all other features.
+
+    Pairs of sentences are not independent of each other, sentences are: what is drawn here is the
+    levels of a feature k, `n_draws` times and anew for every sentence, from their distribution
+    given the other features (conditional randomization). With y the target of a pair, the
+    statistic is the partial t of the feature distance x_k in the ordinary regression on all feature
+    distances, ::
+
+        y = b_0 + b_1 x_1 + ... + b_F x_F + e        t_k = b_k / standard error of b_k
+        p_k = (1 + number of draws with a t_k at least as large) / (1 + n_draws)
+
+    which is recomputed for each draw of x_k with the other features as they are. p_k is the
+    probability of such a large t_k if the activations depend on feature k only through the other
+    features; it is one-sided, as a feature that is encoded makes distances larger. p-values can
+    be no smaller than ``1 / (1 + n_draws)``.
+
+    A feature that belongs to an item (the gender of a noun, where many sentences share a noun) has
+    to be drawn noun by noun, with `items`: nouns have effects of their own, and sentences that
+    share one are not independent either.
+
+    The distribution given the other features is a multinomial logistic regression on their levels
+    (undefined being one more), without interactions, by scikit-learn; for features of items, over
+    the items, on the other features that are constant within them. Undefined values stay where they
+    are. Draws depend on the features, the items and the seed alone, are made once in each process,
+    and are the same for all representations and units; more draws begin with the same ones.
+
+    With squared Euclidean distances (and in one dimension, with all that are ``|a_i - a_j|``), sums
+    over the sentences of each level are all it takes, and no pair is visited. Any other distance or
+    target takes products of its matrix with the draws; with ``per="unit"``, a matrix per unit,
+    which is slow.
+
+    Parameters
+    ----------
+    activations : xr.Dataset
+        The opened store, or any Dataset with `activation` (..., sentence, unit) and the features
+        as coordinates over `sentence`; NumPy- or Dask-backed.
+    per : {"layer", "unit"}
+        Test the distances over all units of a layer together, or over each unit alone.
+    distance, target, zscore
+        As for `multivariate_importance`; with ``per="unit"``, as for `univariate_importance`.
+        There is no `min_max`: the statistic does not depend on the scale of the target.
+    n_draws : int
+        How often each feature is drawn.
+    features : iterable of str, optional
+        The features to use, in this order; all of them by default.
+    items : mapping of str to str, optional
+        For features that belong to items, the coordinate over `sentence` that says which item a
+        sentence has. Such a feature is constant within each item. By default what the features say
+        themselves; `{}`: none.
+    random_state : int
+        Seed of the draws.
+
+    Returns
+    -------
+    xr.Dataset
+        float64 ([..., unit,] feature), lazy if `activations` is; NaN where nothing was recorded.
+        `statistic`: t_k. `p_value`: p_k. `p_value_max`: the same for the maximum of the statistic
+        within each draw, over the units of the representation for ``per="unit"``, else over the
+        features; the probability that any of them is falsely below q is at most q (family-wise).
+        `correct_p_values` controls the share of false discoveries among units instead.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown or means nothing in one dimension, a feature is not constant within
+        its items, or `activations` is not what it should be; when computed, if a representation
+        holds NaN or infinite values (the message names it).
+
+    Warns
+    -----
+    UserWarning
+        If the other features determine a feature, so that there is nothing to draw: its p-values
+        are 1. If a feature's distances follow from the others', or the feature never differs, its
+        statistic is NaN and its p-values 1; so it is for constant units.
+
+    References
+    ----------
+    Candes, Fan, Janson and Lv 2018, Panning for gold: model-X knockoffs for high dimensional
+    controlled variable selection, J. R. Stat. Soc. B 80, 551-577. Clark 1973, The
+    language-as-fixed-effect fallacy, J. Verbal Learning Verbal Behav. 12, 335-359. Westfall and
+    Young 1993, Resampling-based multiple testing (the maximum).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(1)
+    >>> plural, past = rng.integers(0, 2, (2, 60))
+    >>> units = rng.normal(size=(60, 5))
+    >>> units[:, 3] += 2 * plural
+    >>> data = xr.Dataset(
+    ...     {"activation": (("sentence", "unit"), units)},
+    ...     coords={"plural": ("sentence", plural), "past": ("sentence", past)},
+    ... )
+    >>> test = randomization_test(data, per="unit", n_draws=199)
+    >>> (test.p_value_max < 0.05).sel(feature="plural").values.tolist()
+    [False, False, False, True, False]
+    """
+    options = RandomizationOptions.taken_from(locals())
+    return RANDOMIZATION(activations, options, features=features, items=items)

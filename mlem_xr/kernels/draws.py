@@ -1,0 +1,178 @@
+"""Levels of a feature drawn anew from their distribution given the other features.
+
+A feature is drawn for its items: sentences with the same number are one item and get the same
+level. Where every sentence has its own number, sentences are drawn. What the draws are depends on
+the codes, the items and the seed alone, not on the activations.
+"""
+
+import warnings
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PENALTY_INVERSE = 1.0
+"""C of the logistic regression of a feature on the others."""
+
+_MOST_COEFFICIENTS = 500
+"""With more, a quasi-Newton method is faster than Newton's."""
+
+_CHANCE = 1e-3
+"""Other features determine a feature if they agree with it by chance less often than this."""
+
+_MOST_TRIES = 100
+"""How often a draw in which nothing differs is drawn again."""
+
+_BYTES = 2**26
+"""Random numbers drawn at once."""
+
+
+class Items(NamedTuple):
+    """The items of a feature that is to be drawn: those that have a level."""
+
+    number: NDArray
+    """Position of each sentence's item; -1 where the feature is undefined: (sentence)"""
+    level: NDArray
+    """Level of each item, 0 .. n_levels - 1: (item)"""
+    covariate: NDArray
+    """What is known of each item: codes >= 0 of the other features that have one level, or are
+    undefined, in all sentences of every item: (item, other)"""
+
+
+def items_of(codes: NDArray, items: NDArray, feature: int) -> Items:
+    """Find the items of a feature, and what the other features say of them.
+
+    `codes` and `items` are int32 (sentence, feature); a feature has one level in all sentences of
+    an item that define it.
+    """
+    defined = codes[:, feature] >= 0
+    number = np.full(len(codes), -1)
+    _, first, number[defined] = np.unique(
+        items[defined, feature], return_index=True, return_inverse=True
+    )
+    known = codes[defined]
+    level = np.unique(known[first, feature], return_inverse=True)[1]
+    constant = (known == known[first][number[defined]]).all(axis=0)
+    constant[feature] = False
+    return Items(number, level, known[first][:, constant] + 1)
+
+
+def is_determined(items: Items) -> bool:
+    """Say whether other features determine a feature, so that there is nothing to draw.
+
+    They do if all items that are alike in them, or in one or two of them, have the same level, and
+    that is no chance: with levels assigned at random it would happen, over all that is tried, less
+    than once in a thousand times. It takes items that are alike, some ten at least.
+    """
+    level, covariate = items.level, items.covariate
+    n_others = covariate.shape[1]
+    n_tried = 1 + n_others * (n_others + 1) / 2
+    limit = np.log(_CHANCE / n_tried)
+    if _agrees(_rows(covariate), level, limit):
+        return True
+    return any(
+        _agrees(_rows(covariate[:, [i, j]]), level, limit)
+        for i in range(n_others)
+        for j in range(i + 1)
+    )
+
+
+def _rows(covariate: NDArray) -> NDArray:
+    """Give every distinct row of codes a number, which is not much larger than their count."""
+    row = np.zeros(len(covariate), np.int64)
+    for column in covariate.T:
+        row = row * (int(column.max(initial=0)) + 1) + column
+        if row.max(initial=0) > 4 * len(row):
+            row = np.unique(row, return_inverse=True)[1]
+    return row
+
+
+def _agrees(row: NDArray, level: NDArray, limit: float) -> bool:
+    """Say whether each row has one level, by chance with less than this log-probability."""
+    of_row = np.zeros(row.max(initial=0) + 1, level.dtype)
+    of_row[row] = level
+    if (of_row[row] != level).any():
+        return False
+    size = np.bincount(row)
+    repeated, how_often = np.unique(size[size > 1], return_counts=True)
+    share = np.bincount(level) / max(1, len(level))
+    alike = (share[:, np.newaxis] ** repeated).sum(axis=0)
+    return bool(how_often @ np.log(alike) < limit)
+
+
+def draw(items: Items, n_draws: int, seed: int) -> NDArray:
+    """Draw the level of every item anew, given the other features: ints (draw, item).
+
+    More draws with the same seed begin with the same draws. A draw in which all items have the
+    same level is drawn again: nothing would differ in it.
+    """
+    row, probability = conditional_distribution(items)
+    bounds = probability.cumsum(axis=1)[:, :-1].T[:, row]
+    n_items, n_levels = len(items.level), probability.shape[1]
+    drawn: NDArray = np.empty((n_draws, n_items), smallest_integer(n_levels))
+    # The order of the features and which others there are change no random number.
+    identity = [seed, zlib.crc32(items.level.astype(np.int64).tobytes())]
+    random = np.random.default_rng(identity)
+    step = max(1, _BYTES // (8 * n_items))
+    for start in range(0, n_draws, step):
+        block = drawn[start : start + step]
+        block[...] = _levels(random.random(block.shape), bounds)
+    for again in np.flatnonzero((drawn == drawn[:, :1]).all(axis=1)):
+        random = np.random.default_rng([*identity, int(again)])
+        for _ in range(_MOST_TRIES):
+            drawn[again] = _levels(random.random(n_items), bounds)
+            if (drawn[again] != drawn[again, 0]).any():
+                break
+    return drawn
+
+
+def smallest_integer(n_levels: int) -> type:
+    """Return the smallest integer that holds so many levels."""
+    return next(t for t in (np.int8, np.int16, np.int32) if n_levels <= np.iinfo(t).max)
+
+
+def _levels(uniform: NDArray, bounds: NDArray) -> NDArray:
+    """Turn uniform numbers (..., item) into levels, by the bounds between them (level, item)."""
+    level = np.zeros(uniform.shape, np.int32)
+    for bound in bounds:
+        level += uniform >= bound
+    return level
+
+
+def conditional_distribution(items: Items) -> tuple[NDArray, NDArray]:
+    """Estimate the distribution of the levels given the other features.
+
+    Multinomial logistic regression on indicators of the others' levels, over distinct rows of
+    them. Returns the row of each item, (item), and float64 (row, level).
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    n_levels = int(items.level.max()) + 1
+    row = np.unique(_rows(items.covariate), return_inverse=True)[1]
+    count = np.zeros((int(row.max()) + 1, n_levels))
+    np.add.at(count, (row, items.level), 1)
+    first = np.unique(row, return_index=True)[1]
+    design = _indicators(items.covariate[first])
+    if not design.shape[1]:
+        return row, count / count.sum(axis=1, keepdims=True)
+    at, level = np.nonzero(count)
+    few = n_levels * design.shape[1] <= _MOST_COEFFICIENTS
+    solver = "newton-cholesky" if few else "lbfgs"
+    model = LogisticRegression(C=_PENALTY_INVERSE, solver=solver, max_iter=1000)
+    with warnings.catch_warnings():
+        # That there are as many levels as rows, or that the last digits are not certain.
+        warnings.simplefilter("ignore")
+        model.fit(design[at], level, sample_weight=count[at, level])
+    return row, model.predict_proba(design)
+
+
+def _indicators(covariate: NDArray) -> NDArray:
+    """Return a column for each level of each covariate that has several, float64."""
+    columns = [
+        column == value
+        for column in covariate.T
+        for value in np.unique(column)
+        if (column != value).any()
+    ]
+    return np.array(columns, dtype=np.float64).reshape(len(columns), len(covariate)).T

@@ -1,0 +1,442 @@
+"""Conditional randomization: a feature's effect next to that of the feature drawn anew.
+
+    codes, items, seed --(draws)--> levels of each feature in every draw   } once per process
+    levels --(counts)--> sums of x_k and of its products with the others   }
+    activations, levels --(sums over sentences)--> sums of x_k y in every draw
+    both --(regression)--> partial correlations --> statistics and p-values
+
+With y the target of a pair of sentences and x_1 .. x_F its feature distances, the statistic of
+feature k is the t of x_k in the ordinary regression of y on all feature distances and an intercept.
+With r the partial correlation of x_k and y given the others, and m the residual degrees of freedom,
+
+    t = r sqrt(m / (1 - r^2))
+
+so that draws are compared by r. A draw changes x_k alone, so all it takes is the sum of y over the
+pairs of sentences that differ in it. For squared distances of points that follows from sums over
+the sentences of each level, and no pair is visited; other targets are a matrix, which is multiplied
+with the indicators of the levels.
+
+Arrays of draws have the feature as it is as their first row: (1 + D, ...) for D draws.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from mlem_xr.kernels.distances import (
+    DISTANCES,
+    distance_matrix,
+    is_constant,
+    standardize,
+    without_rounding,
+)
+from mlem_xr.kernels.draws import Items, draw, is_determined, items_of
+from mlem_xr.kernels.targets import TARGETS
+
+_TIE = 1e-9
+"""Partial correlations that differ by less are equal: so much is rounding."""
+
+_NOTHING = 1e-9
+"""A part of the variation that counts as none."""
+
+_PRECISION = float(np.finfo(np.float64).eps)
+
+_UNITS = 1024
+"""Units worked on together."""
+
+_BLOCK = 2**24
+"""Bytes of the draws that are worked on together."""
+
+_KEPT = 2**30
+"""Bytes of draws that are kept; of more, each feature is drawn when it is needed."""
+
+
+class Drawn(NamedTuple):
+    """A feature in the data and in every draw: what depends on the stimuli alone."""
+
+    items: Items
+    level: NDArray
+    """(1 + D, item); D is 0 where there is nothing to draw."""
+    total: NDArray
+    """Sum of x_k over the pairs: (1 + D)"""
+    products: NDArray
+    """Centered sums of products of x_k with the other feature distances: (1 + D, F - 1)"""
+    unexplained: NDArray
+    """Sum of squares of x_k that the others leave; NaN where that is nothing: (1 + D)"""
+
+
+class RandomizationDesign:
+    """All that depends on the stimuli, the number of draws and the seed alone."""
+
+    def __init__(self, codes: NDArray, items: NDArray, n_draws: int, seed: int) -> None:
+        self.n_draws, self.seed = n_draws, seed
+        self.n_features = codes.shape[1]
+        self.n_pairs = len(codes) * (len(codes) - 1) / 2
+        self.items = [items_of(codes, items, k) for k in range(self.n_features)]
+        self._known, self._sign = _alike(codes)
+        self._drawn: dict[int, Drawn] = {}
+        self._drawing = threading.Lock()
+        sums = [self._sums(own, own.level[np.newaxis])[0] for own in self.items]
+        self.total = np.array([row[0] for row in sums])
+        """Sum of each feature distance over the pairs: (feature)"""
+        products = np.array([row[1:] for row in sums])
+        self.products = products - np.outer(self.total, self.total) / self.n_pairs
+        """Centered sums of products of two feature distances: (feature, feature)"""
+
+    def others(self, feature: int) -> NDArray:
+        """Return the positions of the other features."""
+        return np.delete(np.arange(self.n_features), feature)
+
+    def inverse(self, feature: int) -> NDArray:
+        """Invert the products of the other features: (F - 1, F - 1)."""
+        other = self.others(feature)
+        return _inverse(self.products[np.ix_(other, other)])[0]
+
+    @cached_property
+    def n_free(self) -> float:
+        """Residual degrees of freedom of the regression on all features and an intercept."""
+        return self.n_pairs - 1 - _inverse(self.products)[1]
+
+    @cached_property
+    def is_collinear(self) -> NDArray:
+        """Features whose distances never differ or follow from those of others: (feature)."""
+        left = [
+            self._unexplained(k, self.total[k], self.products[k, self.others(k)])
+            for k in range(self.n_features)
+        ]
+        return np.isnan(left)
+
+    @cached_property
+    def is_determined(self) -> NDArray:
+        """Features whose levels follow from those of others: (feature)."""
+        return np.array([is_determined(own) for own in self.items])
+
+    @cached_property
+    def is_fixed(self) -> NDArray:
+        """Features of which there is nothing to draw, so that p-values are 1: (feature)."""
+        return self.is_collinear | self.is_determined
+
+    def drawn(self, feature: int) -> Drawn:
+        """Draw a feature, once for all who ask if the draws of all features fit into memory."""
+        if self.n_draws * sum(len(own.level) for own in self.items) > _KEPT:
+            return self._draw(feature)
+        with self._drawing:
+            if feature not in self._drawn:
+                self._drawn[feature] = self._draw(feature)
+            return self._drawn[feature]
+
+    def _draw(self, feature: int) -> Drawn:
+        own = self.items[feature]
+        level = own.level[np.newaxis]
+        if not self.is_fixed[feature]:
+            drawn = draw(own, self.n_draws, self.seed)
+            level = np.concatenate([level.astype(drawn.dtype), drawn])
+        sums = self._sums(own, level)
+        other = self.others(feature)
+        products = sums[:, 1 + other] - np.outer(sums[:, 0], self.total[other]) / self.n_pairs
+        unexplained = self._unexplained(feature, sums[:, 0], products)
+        return Drawn(own, level, sums[:, 0], products, unexplained)
+
+    def _sums(self, items: Items, level: NDArray) -> NDArray:
+        """Sum x_k and its products with all feature distances over the pairs: (1 + D, 1 + F)."""
+        known = _grouped(self._known, items)
+        everyone = known.sum(axis=0)
+
+        def of_block(block: NDArray) -> NDArray:
+            within = sum(total**2 for total in _sums_of_levels(block, items, known))
+            return (everyone**2 - within) / 2 @ self._sign
+
+        return _in_blocks(of_block, level, known)
+
+    def _unexplained(self, feature: int, total: NDArray, products: NDArray) -> NDArray:
+        squares = total - total**2 / self.n_pairs
+        left = squares - ((products @ self.inverse(feature)) * products).sum(axis=-1)
+        return np.where(left > _NOTHING * squares, left, np.nan)
+
+
+def randomization_design(
+    codes: NDArray, items: NDArray, n_draws: int, seed: int
+) -> RandomizationDesign:
+    """Build the design of a test from codes and items (sentence, feature), once per process."""
+    codes, items = (np.ascontiguousarray(table, dtype=np.int32) for table in (codes, items))
+    with _building:
+        return _cached_design(codes.tobytes(), items.tobytes(), codes.shape, n_draws, seed)
+
+
+_building = threading.Lock()
+
+
+# Two, as of `mlem_xr.kernels.design`.
+@lru_cache(maxsize=2)
+def _cached_design(
+    codes: bytes, items: bytes, shape: tuple[int, int], n_draws: int, seed: int
+) -> RandomizationDesign:
+    features, numbers = (np.frombuffer(b, dtype=np.int32).reshape(shape) for b in (codes, items))
+    return RandomizationDesign(features, numbers, n_draws, seed)
+
+
+def _alike(codes: NDArray) -> tuple[NDArray, NDArray]:
+    """Say in which respects sentences can be alike, and what that says of feature distances.
+
+    Two sentences are alike in a column (sentence, column) if both have a 1 there: in that they are
+    sentences, that they define a feature, that they have a level of it. A feature distance is: both
+    define it, less both have the same level; the signs are (column, 1 + feature).
+    """
+    columns, signs = [np.ones(len(codes), bool)], [np.eye(1 + codes.shape[1])[0]]
+    for sign, column in zip(np.eye(1 + codes.shape[1])[1:], codes.T, strict=True):
+        levels = np.unique(column[column >= 0])
+        columns += [column >= 0, *(column == level for level in levels)]
+        signs += [sign, *[-sign] * len(levels)]
+    return np.stack(columns, axis=1).astype(np.float64), np.array(signs)
+
+
+def _inverse(products: NDArray) -> tuple[NDArray, int]:
+    """Invert products of regressors, of which some may depend on the others; return their rank."""
+    scale = np.sqrt(np.maximum(np.diag(products), 0.0))
+    scale = np.where(scale > 0, scale, 1.0)
+    value, vector = np.linalg.eigh(products / np.outer(scale, scale))
+    present = value > _NOTHING
+    root = vector[:, present] / np.sqrt(value[present]) / scale[:, np.newaxis]
+    return root @ root.T, int(present.sum())
+
+
+def _grouped(values: NDArray, items: Items) -> NDArray:
+    """Add the rows of sentences that belong to the same item: (item, ...)."""
+    from scipy.sparse import csr_array
+
+    n_items = len(items.level)
+    if n_items == len(values) and (items.number == np.arange(n_items)).all():
+        return values
+    (sentence,) = np.nonzero(items.number >= 0)
+    where = (items.number[sentence], sentence)
+    member = csr_array((np.ones(len(sentence)), where), shape=(n_items, len(values)))
+    return np.asarray(member @ values)
+
+
+def _in_blocks(function: Callable[[NDArray], NDArray], level: NDArray, table: NDArray) -> NDArray:
+    """Apply a function to the levels of some draws at a time, with room for sums of a table."""
+    step = max(1, _BLOCK // (8 * max(1, *table.shape)))
+    parts = [function(level[start : start + step]) for start in range(0, len(level), step)]
+    return np.concatenate(parts)
+
+
+def _sums_of_levels(level: NDArray, items: Items, table: NDArray) -> Iterator[NDArray]:
+    """Yield for each level the sums of the rows of the items that have it: (draw, column).
+
+    `table` is (item, column). Those of the last level are what the others leave.
+    """
+    member, last = np.empty(level.shape), np.tile(table.sum(axis=0), (len(level), 1))
+    for one in range(int(items.level.max(initial=0))):
+        total = np.equal(level, one, out=member) @ table
+        last -= total
+        yield total
+    yield last
+
+
+@numba.njit(nogil=True, cache=True)
+def _n_others(level: NDArray, size: NDArray, n_levels: int) -> NDArray:
+    """Count the sentences of other levels than each item's, by the items' sizes: (draw, item)."""
+    count = np.empty(level.shape)
+    for row in range(len(level)):
+        own = np.zeros(n_levels)
+        for item in range(len(size)):
+            own[level[row, item]] += size[item]
+        own = size.sum() - own
+        for item in range(len(size)):
+            count[row, item] = own[level[row, item]]
+    return count
+
+
+class Points(NamedTuple):
+    """Targets that are squared distances of points: a target per unit, or one over all units."""
+
+    position: NDArray
+    """Centered: float64 (sentence, unit)"""
+    over_units: bool
+    """Whether there is one target, the sum over the units."""
+
+    def moments(self) -> tuple[NDArray, NDArray]:
+        """Sum the targets and their squares over all pairs: (target), (target)."""
+        n, a = self.position.shape[0], self.position
+        square, first = a**2, a.sum(axis=0)
+        if not self.over_units:
+            second, third, fourth = (power.sum(axis=0) for power in (square, square * a, square**2))
+            return n * second - first**2, n * fourth - 4 * first * third + 3 * second**2
+        norm = square.sum(axis=1)
+        gram = a.T @ a if a.shape[1] <= n else a @ a.T
+        total = n * norm.sum() - first @ first
+        squares = n * norm @ norm + norm.sum() ** 2 + 2 * (gram**2).sum()
+        return np.array([total]), np.array([squares - 4 * norm @ (a @ first)])
+
+    def between(self, items: Items, level: NDArray) -> NDArray:
+        """Sum the targets over the pairs that differ in a feature: (draw, target).
+
+        With n_l, s_l and q_l the number of sentences of a level and their sums of a and of a^2, the
+        pairs of different levels have the sum ``sum_l (n - n_l) q_l + s_l^2  -  (sum_l s_l)^2``.
+        """
+        point, square = _grouped(self.position, items), self.position**2
+        if self.over_units:
+            square = square.sum(axis=1, keepdims=True)
+        square, size = _grouped(square, items), _grouped(np.ones(len(square)), items)
+        everyone = point.sum(axis=0) ** 2
+
+        def of_block(block: NDArray) -> NDArray:
+            squares = sum(total**2 for total in _sums_of_levels(block, items, point)) - everyone
+            own = squares.sum(axis=1, keepdims=True) if self.over_units else squares
+            return own + _n_others(block, size, int(items.level.max(initial=0)) + 1) @ square
+
+        return _in_blocks(of_block, level, point)
+
+
+class Matrix(NamedTuple):
+    """One target, given for every pair."""
+
+    target: NDArray
+    """float64 (sentence, sentence), symmetric, with 0 on the diagonal"""
+
+    def moments(self) -> tuple[NDArray, NDArray]:
+        """Sum the targets and their squares over all pairs: (1), (1)."""
+        squares = np.vdot(self.target, self.target)
+        return np.array([self.target.sum() / 2]), np.array([squares / 2])
+
+    def between(self, items: Items, level: NDArray) -> NDArray:
+        """Sum the targets over the pairs that differ in a feature: (draw, 1)."""
+        target = _grouped(_grouped(self.target, items).T, items)
+
+        def of_block(block: NDArray) -> NDArray:
+            sums = enumerate(_sums_of_levels(block, items, target))
+            within = sum(np.einsum("bi,bi->b", block == one, total) for one, total in sums)
+            return (target.sum() - within)[:, np.newaxis] / 2
+
+        return _in_blocks(of_block, level, target)
+
+
+Target = Points | Matrix
+
+
+def randomize(
+    activation: NDArray, codes: NDArray, items: NDArray, options: Any
+) -> dict[str, NDArray]:
+    """Test the features by randomization.
+
+    Parameters
+    ----------
+    activation : NDArray
+        Finite (sentence, unit).
+    codes : NDArray
+        int32 (sentence, feature), -1 where undefined.
+    items : NDArray
+        int32 (sentence, feature): sentences with the same number are drawn together.
+    options : object
+        With `per`, `distance`, `target`, `zscore`, `n_draws` and `random_state`.
+
+    Returns
+    -------
+    dict of str to NDArray
+        `statistic`, `p_value` and `p_value_max`, float64 ([unit,] feature).
+    """
+    design = randomization_design(codes, items, options.n_draws, options.random_state)
+    of_units = options.per == "unit"
+    targets = _targets_of_units if of_units else _target_of_layer
+    observed: list[NDArray] = []
+    n_as_large: list[NDArray] = []
+    largest = np.full((design.n_features, options.n_draws), -np.inf)
+    for target in targets(activation, options):
+        correlations = list(_partial_correlations(target, design))
+        observed.append(np.stack([own[0] for own in correlations], axis=1))
+        n_as_large.append(np.stack([_as_large(own[1:], own[0]) for own in correlations], axis=1))
+        for k in np.flatnonzero(~design.is_fixed):
+            # Draws without an answer leave the maximum to the others.
+            largest[k] = np.fmax(largest[k], np.fmax.reduce(correlations[k][1:], axis=1))
+    r, count = np.concatenate(observed), np.concatenate(n_as_large)
+    if not of_units:
+        largest[:] = largest.max(axis=0)
+    count_max = [_as_large(largest[k][:, np.newaxis], r[:, k]) for k in range(design.n_features)]
+    tested = ~design.is_fixed & ~np.isnan(r)
+    outputs = {
+        "statistic": r * np.sqrt(design.n_free / np.maximum(1 - r**2, _PRECISION)),
+        "p_value": np.where(tested, (1 + count) / (1 + options.n_draws), 1.0),
+        "p_value_max": np.where(
+            tested,
+            (1 + np.maximum(count, np.stack(count_max, axis=1))) / (1 + options.n_draws),
+            1.0,
+        ),
+    }
+    return outputs if of_units else {name: values[0] for name, values in outputs.items()}
+
+
+def _as_large(drawn: NDArray, observed: NDArray) -> NDArray:
+    """Count the draws that are as large as what is observed, or have no answer."""
+    return (~(drawn < observed - _TIE)).sum(axis=0)
+
+
+def _partial_correlations(target: Target, design: RandomizationDesign) -> Iterator[NDArray]:
+    """Yield for each feature its partial correlation with the targets: (1 + D, target).
+
+    NaN where there is nothing to explain, or nothing to explain it with.
+    """
+    total, squares = target.moments()
+    mean = total / design.n_pairs
+    variation = squares - total * mean
+    variation = np.where(variation > _NOTHING * squares, variation, np.nan)
+    as_is = [target.between(items, items.level[np.newaxis])[0] for items in design.items]
+    products = np.stack(as_is) - np.outer(design.total, mean)
+    for k in range(design.n_features):
+        drawn, other = design.drawn(k), design.others(k)
+        weight = design.inverse(k) @ products[other]
+        left = variation - (products[other] * weight).sum(axis=0)
+        left = np.where(left > _NOTHING * variation, left, np.nan)
+        own = target.between(drawn.items, drawn.level) - np.outer(drawn.total, mean)
+        own -= drawn.products @ weight
+        own /= np.sqrt(drawn.unexplained)[:, np.newaxis]
+        own /= np.sqrt(left)
+        yield own
+
+
+def _target_of_layer(activation: NDArray, options: Any) -> Iterator[Target]:
+    """Yield the target over all units of a layer."""
+    if DISTANCES[options.distance].from_products and options.target == "square":
+        yield Points(_scaled(_prepared(activation, options)), over_units=True)
+    else:
+        matrix = distance_matrix(activation, options.distance, zscore=options.zscore)
+        yield _matrix(matrix, options)
+
+
+def _targets_of_units(activation: NDArray, options: Any) -> Iterator[Target]:
+    """Yield the targets of single units: of many, or one where a unit takes a matrix."""
+    prepared, on_line = _prepared(activation, options), DISTANCES[options.distance].on_line
+    if on_line is not None and options.target == "square":
+        position = on_line(prepared)
+        for start in range(0, position.shape[1], _UNITS):
+            block = position[:, start : start + _UNITS]
+            yield Points(_scaled(block, axis=0), over_units=False)
+    else:
+        for column in prepared.T:
+            yield _matrix(distance_matrix(column[:, np.newaxis], options.distance), options)
+
+
+def _prepared(activation: NDArray, options: Any) -> NDArray:
+    """Take away what is rounding, and standardize if asked to: float64."""
+    if is_constant(activation):
+        return np.zeros(activation.shape)
+    activation = without_rounding(activation)
+    return standardize(activation) if options.zscore else activation
+
+
+def _scaled(position: NDArray, axis: int | None = None) -> NDArray:
+    """Center, and bring the largest number (along an axis) to 1; the test does not change."""
+    centered = position - position.mean(axis=0)
+    largest = np.abs(centered).max(axis=axis)
+    return centered / np.where(largest > 0, largest, 1.0)
+
+
+def _matrix(distance: NDArray, options: Any) -> Matrix:
+    target = TARGETS[options.target].of_distances(distance, False)
+    np.fill_diagonal(target, 0.0)
+    largest = np.abs(target).max()
+    return Matrix(np.divide(target, largest if largest > 0 else 1.0, out=target))
