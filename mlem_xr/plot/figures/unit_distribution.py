@@ -71,7 +71,7 @@ def unit_distribution(
         What `mlem_xr.top_unit_importance` returns: a dashed line, at the k with the largest value
         in each layer.
     significant : xr.Dataset, optional
-        P-values of the same units and features, of a randomization test of units or of
+        P-values of the same units and features, of `mlem_xr.randomization_test` (``per="unit"``) or
         `mlem_xr.correct_p_values`: a Dataset with `p_value_max` or `p_value`
         (..., layer, unit, feature), matched by label. Significant units are ticks
         at the right of their box, and the number above it counts them, in place of those beyond the

@@ -59,7 +59,7 @@ def unit_map(
         Most columns of the map. Where a layer has more units, a column shows the largest of
         several neighbors, and the title says of how many.
     significant : xr.Dataset, optional
-        P-values of the same units and features, of a randomization test of units or of
+        P-values of the same units and features, of `mlem_xr.randomization_test` (``per="unit"``) or
         `mlem_xr.correct_p_values`: a Dataset with `p_value_max` or `p_value`
         (..., layer, unit, feature), matched by label. Units that are not
         significant are pale (of several neighbors, if none is). The title counts those that are,
