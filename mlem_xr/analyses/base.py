@@ -25,7 +25,7 @@ from mlem_xr.schema import (
     listed,
     shown,
 )
-from mlem_xr.stimuli.items import item_codes, items_of_features, warn_of_undeclared_items
+from mlem_xr.stimuli.items import Codes, items_of_features, warn_of_undeclared_items
 from mlem_xr.stimuli.pairs import feature_codes
 from mlem_xr.stimuli.table import stimuli_attributes
 
@@ -174,7 +174,8 @@ def _item_numbers(
     attribute `items` says which features belong to the items of which columns.
     """
     names = codes["feature"].values.tolist()
-    chosen = items_of_features(activations, names, items)
+    known = Codes(activations, codes)
+    chosen = items_of_features(activations, names, items, codes=known)
     if not analysis.with_items(options):
         if chosen and items is not None:
             raise InputError(
@@ -182,11 +183,11 @@ def _item_numbers(
             )
         chosen = {}
     elif items is None or items:
-        warn_of_undeclared_items(activations, names, chosen)
+        warn_of_undeclared_items(activations, names, chosen, codes=known)
     n = codes.sizes["sentence"]
     numbers = np.repeat(np.arange(n, dtype=np.int32)[:, np.newaxis], len(names), axis=1)
     for feature, column in chosen.items():
-        item = item_codes(activations, column)
+        item = known[column]
         has = item >= 0
         numbers[has, names.index(feature)] = n + item[has]
     return codes.copy(data=numbers).assign_attrs(items=chosen)

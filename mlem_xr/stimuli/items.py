@@ -26,8 +26,25 @@ _SHARED = 0.5
 something that a feature is constant within its items."""
 
 
+class Codes:
+    """Codes of columns over the sentences, each made once: int32 (sentence), -1 where undefined."""
+
+    def __init__(self, data: xr.Dataset, known: xr.DataArray | None = None) -> None:
+        """Take the columns of a Dataset, and codes (sentence, feature) that are there already."""
+        self._data = data
+        self._found: dict[str, NDArray[np.int32]] = {}
+        if known is not None:
+            self._found.update(zip(known["feature"].values.tolist(), known.values.T, strict=True))
+
+    def __getitem__(self, column: str) -> NDArray[np.int32]:
+        """Return the codes of a column."""
+        if column not in self._found:
+            self._found[column] = item_codes(self._data, column)
+        return self._found[column]
+
+
 def items_of_features(
-    data: xr.Dataset, features: Iterable[str], items: Any = None
+    data: xr.Dataset, features: Iterable[str], items: Any = None, *, codes: Codes | None = None
 ) -> dict[str, str]:
     """Say which of the `features` belong to items, and to those of which column.
 
@@ -35,11 +52,12 @@ def items_of_features(
     Features of the data that are not among `features` are left out. Raises `InputError` if it is no
     mapping, names what is unknown, or a feature is not constant within its items.
     """
+    codes = Codes(data) if codes is None else codes
     chosen = list(features)
     belongs = declared_items(data, chosen) if items is None else _checked(data, items)
     found = {feature: belongs[feature] for feature in chosen if feature in belongs}
     for feature, column in found.items():
-        _check_constant(data, feature, column)
+        _check_constant(data, codes, feature, column)
     return found
 
 
@@ -49,22 +67,27 @@ def item_codes(data: xr.Dataset, column: str) -> NDArray[np.int32]:
 
 
 def warn_of_undeclared_items(
-    data: xr.Dataset, features: Iterable[str], items: Mapping[str, str]
+    data: xr.Dataset,
+    features: Iterable[str],
+    items: Mapping[str, str],
+    *,
+    codes: Codes | None = None,
 ) -> None:
     """Warn of features that seem to belong to items and are not in `items`, with what to write.
 
     A feature seems to if it varies between the items of a column and never within one; of several
     such columns, the one with the fewest items counts.
     """
-    codes = {column: item_codes(data, column) for column in check_items(data)}
-    coarsest = sorted(codes, key=lambda column: codes[column].max())
+    codes = Codes(data) if codes is None else codes
+    coarsest = sorted(check_items(data), key=lambda column: codes[column].max())
     columns = [column for column in coarsest if _is_shared(codes[column])]
     found: dict[str, str] = {}
     for feature in features:
-        levels = to_codes(feature_values(data, feature))[0]
-        seem = [column for column in columns if _seems_to_belong(levels, codes[column])]
-        if seem and feature not in items:
-            found[feature] = seem[0]
+        if feature not in items:
+            seem = (c for c in columns if _seems_to_belong(codes[feature], codes[c]))
+            column = next(seem, None)
+            if column is not None:
+                found[feature] = column
     if found:
         warn(f"items: {_in_words(found)} to them, write items={_written({**items, **found})}")
 
@@ -102,10 +125,10 @@ def _checked(data: xr.Dataset, items: Any) -> dict[str, str]:
     return belongs
 
 
-def _check_constant(data: xr.Dataset, feature: str, column: str) -> None:
-    values = feature_values(data, feature)
-    found = first_varying(to_codes(values)[0], item_codes(data, column))
+def _check_constant(data: xr.Dataset, codes: Codes, feature: str, column: str) -> None:
+    found = first_varying(codes[feature], codes[column])
     if found is not None:
+        values = feature_values(data, feature)
         levels = " and ".join(_level(values[sentence]) for sentence in found)
         item = shown(plain_value(data[column].values[found[0]]))
         raise InputError(
