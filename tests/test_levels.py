@@ -118,10 +118,20 @@ def test_counts_of_partners_are_those_of_a_loop():
     codes = random_design(3, 40, 4, 3)
     rows, index = np.unique(codes, axis=0, return_inverse=True)
     count = np.bincount(index.ravel()).astype(float)
-    found = differing(np.where(rows < 0, 7, rows), count, 7)
+    found, (halved, sums) = differing(np.where(rows < 0, 7, rows), np.stack([count / 2, count]), 7)
     differ = (codes[:, np.newaxis] != codes) & (codes[:, np.newaxis] >= 0) & (codes >= 0)
     expected = np.einsum("ijk,ijl->ikl", differ.astype(float), differ.astype(float))
     np.testing.assert_array_equal(found[index.ravel()], expected)
+    np.testing.assert_array_equal(sums, expected.sum(axis=0) / 2)
+    np.testing.assert_array_equal(halved, sums / 4)
+
+
+def test_features_of_many_levels_are_counted_too():
+    """More pairs of levels than there is room for: numbers of rows, and of every second row."""
+    codes = np.column_stack([np.arange(60), np.arange(60) // 2, np.arange(60) % 2]).astype(np.int32)
+    for fold in level_design(codes, 0).folds:
+        x, _, _ = pairs_of(codes, fold.sentence)
+        np.testing.assert_array_equal(fold.held_out.regressors.xx, x.T @ x)
 
 
 def outputs_of(function, activation, codes, items=None, **options):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,6 +85,9 @@ def level_design(codes: NDArray, random_state: int) -> LevelDesign:
 
 _building = threading.Lock()
 
+_ROOM = 8
+"""Pairs of levels per row for which there is room for a table."""
+
 
 # Two designs: a comparison of two options or stimulus sets keeps both, a long session no more.
 @lru_cache(maxsize=2)
@@ -105,55 +109,80 @@ def _cached_design(code_bytes: bytes, shape: tuple[int, int], random_state: int)
 
 
 def _fold_levels(own: NDArray, level: NDArray, subset: NDArray, n_classes: int) -> FoldLevels:
-    rows, row = np.unique(level[own], axis=0, return_inverse=True)
-    order = np.argsort(row.ravel(), kind="stable")
-    sentence, row = own[order], row.ravel()[order]
-    subset = subset[sentence]
-
-    def level_set(chosen: NDArray) -> tuple[LevelSet, NDArray]:
-        count = np.bincount(row[chosen], minlength=len(rows)).astype(np.float64)
-        xx = differing(rows, count, n_classes)
-        n = float(count.sum())
-        total = np.einsum("r,rkl->kl", count, xx, dtype=np.float64, casting="same_kind") / 2
-        in_class = np.zeros(n_classes + 1)
-        np.add.at(in_class, rows, count[:, np.newaxis])
-        sums = Regressors(n * (n - 1) / 2, np.diag(total).copy(), total)
-        return LevelSet(sums, n, in_class[:-1]), xx
-
-    held_out, xx = level_set(np.ones(len(own), bool))
-    return FoldLevels(
-        sentence=sentence,
-        subset=subset,
-        start=np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(rows)))]),
-        level=rows,
-        xx=xx,
-        train=level_set(subset == TRAIN)[0],
-        validation=level_set(subset == VALIDATION)[0],
-        held_out=held_out,
+    order = np.lexsort(level[own].T)
+    sentence = own[order]
+    sorted_level, subset = level[sentence], subset[sentence]
+    new = np.append(True, (sorted_level[1:] != sorted_level[:-1]).any(axis=1))
+    start = np.append(np.flatnonzero(new), len(own))
+    rows, row = sorted_level[start[:-1]], np.cumsum(new) - 1
+    count = np.stack(
+        [
+            np.bincount(row, chosen, minlength=len(rows)).astype(np.float64)
+            for chosen in (subset == TRAIN, subset == VALIDATION, np.ones(len(own)))
+        ]
     )
+    xx, products = differing(rows, count, n_classes)
+    in_class = np.zeros((len(count), n_classes + 1))
+    for sums, one in zip(in_class, count, strict=True):
+        np.add.at(sums, rows, one[:, np.newaxis])
+    train, validation, held_out = (
+        LevelSet(Regressors(n * (n - 1) / 2, np.diag(total).copy(), total), n, sums[:-1])
+        for n, total, sums in zip(count.sum(axis=1).tolist(), products, in_class, strict=True)
+    )
+    return FoldLevels(sentence, subset, start, rows, xx, train, validation, held_out)
 
 
-def differing(rows: NDArray, count: NDArray, undefined: int) -> NDArray:
-    """Count, for each row, the sentences that differ from it in two features: (R, F, F) float32.
+def differing(rows: NDArray, count: NDArray, undefined: int) -> tuple[NDArray, NDArray]:
+    """Count the sentences that differ from a row in two features, or in one on the diagonal.
 
-    On the diagonal, in one. `rows` (R, F) are levels, `undefined` where there is none, `count` (R)
-    how many sentences there are of each. Differing in k and l: all that define both, less those
-    with the same level of k, less those with the same of l, plus those with the same of both.
+    Those that define both, less those with the same level of the one, less those with the same of
+    the other, plus those with the same of both. `rows` (R, F) are levels, `undefined` where there
+    is none, `count` (S, R) says how many sentences of each row are in some sets. Returns them for
+    the last set, (R, F, F) float32; and, for all sets, their sums over the pairs (S, F, F).
     """
     n_rows, n_features = rows.shape
-    defined = rows != undefined
-    result = np.empty((n_rows, n_features, n_features), np.float32)
+    local = np.stack([np.unique(column, return_inverse=True)[1] for column in rows.T], axis=1)
+    local = np.where(rows == undefined, -1, local)
+    n_levels = local.max(axis=0) + 1
+    xx = np.empty((n_rows, n_features, n_features), np.float32)
+    products = np.empty((len(count), n_features, n_features))
     for k in range(n_features):
         for j in range(k + 1):
-            both = defined[:, k] & defined[:, j]
-            weight = np.where(both, count, 0.0)
-            same_k, same_j = (np.bincount(rows[:, f], weight)[rows[:, f]] for f in (k, j))
-            pair = rows[:, k].astype(np.int64) * (undefined + 1) + rows[:, j]
-            index = np.unique(pair, return_inverse=True)[1].ravel()
-            same_both = np.bincount(index, weight)[index]
-            differ = weight.sum() - same_k - same_j + same_both
-            result[:, k, j] = result[:, j, k] = np.where(both, differ, 0.0)
-    return result
+            both = local[:, k] * n_levels[j] + local[:, j]
+            n_both = n_levels[k] * n_levels[j]
+            if n_both > _ROOM * n_rows:
+                both = np.unique(both, return_inverse=True)[1].ravel()
+                n_both = both.max() + 1
+            sums = _differ(local[:, k], local[:, j], both, int(n_both), count, xx[:, k, j])
+            products[:, k, j] = products[:, j, k] = sums
+            xx[:, j, k] = xx[:, k, j]
+    return xx, products
+
+
+@numba.njit(nogil=True, cache=True)
+def _differ(
+    first: NDArray, second: NDArray, both: NDArray, n_both: int, count: NDArray, out: NDArray
+) -> NDArray:
+    """Count for two features; `both` numbers pairs of levels. Fills `out`, returns sums: (S)."""
+    sums = np.zeros(len(count))
+    for s in range(len(count)):
+        whole = 0.0
+        of_first, of_second = np.zeros(first.max() + 2), np.zeros(second.max() + 2)
+        of_both = np.zeros(n_both)
+        for r in range(len(first)):
+            if first[r] >= 0 and second[r] >= 0:
+                n = count[s, r]
+                whole += n
+                of_first[first[r]] += n
+                of_second[second[r]] += n
+                of_both[both[r]] += n
+        for r in range(len(first)):
+            n = 0.0
+            if first[r] >= 0 and second[r] >= 0:
+                n = whole - of_first[first[r]] - of_second[second[r]] + of_both[both[r]]
+            sums[s] += count[s, r] * n / 2
+            out[r] = n
+    return sums
 
 
 class LevelSums(NamedTuple):
