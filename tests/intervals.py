@@ -106,9 +106,9 @@ def coverage(n, *, n_levels, copied, repeats, n_units=6, folds="sentences", seed
         hits["layer"].append(covered(mx.multivariate_importance(data, **options), moments, -1))
         scan = mx.univariate_importance(data, **options)
         hits["unit"] += [covered(scan.isel(unit=u), moments, u) for u in range(n_units)]
-    return {
-        name: tuple(
-            np.nanmean(np.array(column, dtype=float), axis=0) for column in zip(*own, strict=True)
-        )
-        for name, own in hits.items()
-    }
+    shares = {}
+    for name, own in hits.items():
+        importance, r2 = (np.array(column, dtype=float) for column in zip(*own, strict=True))
+        counted = np.maximum(1, (~np.isnan(importance)).sum(axis=0))
+        shares[name] = np.nansum(importance, axis=0) / counted, r2.mean()
+    return shares

@@ -106,13 +106,14 @@ def kernels(name, times, sparse):
     _, whole = seconds(scan, data, repeats=3)
     design = levels.level_design(feature_codes(data).values, 0)
     position = data["activation"].values.astype(np.float64)
+    add = unit_levels._sum_sparse_levels if sparse else unit_levels._sum_levels
     own = [np.ascontiguousarray(position[fold.sentence, :64]) for fold in design.folds]
 
     def sums():
         for block, fold in zip(own, design.folds, strict=True):
-            classes = np.zeros((2, design.n_classes + 1, 2, 64))
+            classes = np.zeros((2, design.n_classes + 1, 128))
             powers = np.zeros((2, 4, 64))
-            unit_levels._sum_levels(block, fold.subset, fold.start, fold.level, classes, powers)
+            add(block, fold.subset, fold.start, fold.level, classes, powers)
 
     sums()
     _, alone_ = seconds(sums, repeats=5)
