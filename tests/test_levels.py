@@ -228,6 +228,25 @@ def test_units_do_not_depend_on_their_neighbors():
         np.testing.assert_allclose(value[0], together[name][100], rtol=1e-12, err_msg=name)
 
 
+def test_too_few_items_have_no_error_and_are_named(activations):
+    data = activations.assign_coords(number=("sentence", np.arange(40) % 2))
+    with pytest.warns(UserWarning, match="items: number have fewer than 3 items"):
+        result = mx.univariate_importance(
+            data.assign_coords(noun=("sentence", np.arange(40) % 2)),
+            **{
+                "folds": "sentences",
+                "items": {"number": "noun"},
+                "features": ["number", "animate"],
+            },
+        )
+    assert result["std_error"].sel(feature="number").isnull().all()
+    assert result["std_error"].sel(feature="animate").notnull().all()
+    encoded = result["importance"].sel(feature="number") != 0
+    p_value = result["p_value"].sel(feature="number")
+    assert (p_value.isnull() == encoded).all()
+    assert (p_value.where(~encoded, 1) == 1).all()
+
+
 def test_too_few_sentences_are_refused():
     with pytest.raises(Undefined, match="4 sentences leave a fold of 'sentences' without"):
         level_design(np.zeros((4, 1), np.int32), 0)

@@ -117,9 +117,20 @@ def outputs(options: ImportanceOptions, over: str | None = None) -> dict[str, Ou
     return found
 
 
+_FEWEST_ITEMS = 3
+"""Items of a feature that an error over them takes: one more than there are folds."""
+
+
 def warn_of_useless_features(arrays: Mapping[str, xr.DataArray], _: Any) -> None:
-    """Warn of features that differ in no pair of sentences, or in every pair."""
+    """Warn of features that differ in no pair or in every pair, or have too few items."""
     codes = arrays["codes"]
+    columns = zip(codes["feature"].values, arrays["items"].values.T, strict=True)
+    few = [str(name) for name, column in columns if len(np.unique(column)) < _FEWEST_ITEMS]
+    if few:
+        warn(
+            f"items: {', '.join(few)} have fewer than {_FEWEST_ITEMS} items, which an error over "
+            "items takes; standard errors and p-values NaN"
+        )
     levels = {
         str(name): (len(np.unique(column[column >= 0])), len(column))
         for name, column in zip(codes["feature"].values, codes.values.T, strict=True)
