@@ -2,9 +2,11 @@
 
 import contextlib
 import doctest
+import importlib
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ import numpy as np
 import pages
 import pandas as pd
 import pytest
+from PIL import Image
 
 import mlem_xr as mx
 from mlem_xr.cli import app
@@ -161,3 +164,14 @@ def test_every_notebook_has_a_picture():
     for name in pages.PICTURES.values():
         assert f":img-top: images/{name}.png" in text
         assert (DOCS / "images" / f"{name}.png").exists()
+
+
+def test_the_figures_of_sizes_and_powers_are_drawn(tmp_path, monkeypatch):
+    """With two sets of sentences instead of hundreds; the numbers are those of benchmarks."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(DOCS / "examples")])
+    validity = importlib.import_module("validity")
+    paths = validity.main(tmp_path, n_sets=2)
+    assert [path.name for path in paths] == ["validity_size.png", "validity_power.png"]
+    for path in paths:
+        assert Image.open(path).size == (1080, 576)
+        assert (DOCS / "images" / path.name).is_file()
