@@ -345,6 +345,19 @@ def test_a_feature_that_seems_to_belong_to_items_is_warned_of(stimuli: xr.Datase
     assert said(stimuli, {"gender": "noun"}) == []
 
 
+@pytest.mark.parametrize(("nouns", "is_said"), [("aabc", True), ("aabcd", False)])
+def test_half_of_the_sentences_have_to_share_their_item(nouns: str, is_said: bool) -> None:
+    """With fewer, a feature is constant within items without meaning to."""
+    table = pd.DataFrame(
+        {
+            "sentence": [f"s{i}" for i in range(len(nouns))],
+            "noun": list(nouns),
+            "gender": ["f" if noun == "a" else "m" for noun in nouns],
+        }
+    )
+    assert bool(said(mx.read_stimuli(table, items="noun"), {})) == is_said
+
+
 def test_one_warning_names_all_features_and_what_was_declared_before() -> None:
     table = TABLE.assign(zipf=[3, 3, 4, 4, 5, 5], animate=[True] * 4 + [False] * 2)
     stimuli = mx.read_stimuli(table, items=ITEMS)

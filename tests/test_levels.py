@@ -23,12 +23,13 @@ OPTIONS = {
 
 
 def random_design(seed, n, n_features, n_levels):
-    """Codes with undefined values, some features that never differ and some always."""
+    """Codes with undefined values, and features that never differ or are defined nowhere."""
     rng = np.random.default_rng(seed)
     codes = rng.integers(-1, n_levels, size=(n, n_features)).astype(np.int32)
-    kind = rng.integers(4, size=n_features)
+    kind = rng.integers(5, size=n_features)
     codes[:, kind == 0] = np.maximum(codes[:, kind == 0], 0)
     codes[:, kind == 1] = rng.integers(0, 2)
+    codes[:, kind == 2] = -1
     return codes
 
 

@@ -93,7 +93,8 @@ _ROOM = 8
 @lru_cache(maxsize=2)
 def _cached_design(code_bytes: bytes, shape: tuple[int, int], random_state: int) -> LevelDesign:
     codes = np.frombuffer(code_bytes, dtype=np.int32).reshape(shape)
-    n_levels = codes.max(axis=0) + 1
+    # A feature that is defined nowhere has a class without sentences.
+    n_levels = np.maximum(codes.max(axis=0) + 1, 1)
     first_class = np.concatenate([[0], np.cumsum(n_levels)[:-1]])
     n_classes = int(n_levels.sum())
     level = np.where(codes < 0, n_classes, codes + first_class).astype(np.int32)
