@@ -169,7 +169,8 @@ def randomization_test(
         float64 ([..., unit,] feature), lazy if `activations` is; NaN where nothing was recorded.
         `statistic`: t_k. `p_value`: p_k. `p_value_max`: the same for the maximum of the statistic
         within each draw, over the units of the representation for ``per="unit"``, else over the
-        features; the probability that any of them is falsely below q is at most q (family-wise).
+        features, each standardized by its own draws; the probability that any of them is falsely
+        below q is at most q (family-wise).
         `correct_p_values` controls the share of false discoveries among units instead.
 
     Raises

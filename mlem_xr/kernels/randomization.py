@@ -344,22 +344,27 @@ def randomize(
     of_units = options.per == "unit"
     targets = _targets_of_units if of_units else _target_of_layer
     observed: list[NDArray] = []
+    compared: list[NDArray] = []
     n_as_large: list[NDArray] = []
     largest = np.full((design.n_features, options.n_draws), -np.inf)
     for target in targets(activation, options):
         correlations = list(_partial_correlations(target, design))
         observed.append(np.stack([own[0] for own in correlations], axis=1))
         n_as_large.append(np.stack([_as_large(own[1:], own[0]) for own in correlations], axis=1))
+        # The draws of one feature are alike in all units, those of several features are not.
+        alike = correlations if of_units else [_standardized(own, design) for own in correlations]
+        compared.append(np.stack([own[0] for own in alike], axis=1))
         for k in np.flatnonzero(~design.is_fixed):
             # Draws without an answer leave the maximum to the others.
-            largest[k] = np.fmax(largest[k], np.fmax.reduce(correlations[k][1:], axis=1))
+            largest[k] = np.fmax(largest[k], np.fmax.reduce(alike[k][1:], axis=1))
     r, count = np.concatenate(observed), np.concatenate(n_as_large)
     if not of_units:
         largest[:] = largest.max(axis=0)
-    count_max = [_as_large(largest[k][:, np.newaxis], r[:, k]) for k in range(design.n_features)]
+    own = np.concatenate(compared)
+    count_max = [_as_large(largest[k][:, np.newaxis], own[:, k]) for k in range(design.n_features)]
     tested = ~design.is_fixed & ~np.isnan(r)
     outputs = {
-        "statistic": r * np.sqrt(design.n_free / np.maximum(1 - r**2, _PRECISION)),
+        "statistic": _statistic(r, design),
         "p_value": np.where(tested, (1 + count) / (1 + options.n_draws), 1.0),
         "p_value_max": np.where(
             tested,
@@ -368,6 +373,25 @@ def randomize(
         ),
     }
     return outputs if of_units else {name: values[0] for name, values in outputs.items()}
+
+
+def _statistic(correlation: NDArray, design: RandomizationDesign) -> NDArray:
+    """Turn partial correlations into partial t."""
+    return correlation * np.sqrt(design.n_free / np.maximum(1 - correlation**2, _PRECISION))
+
+
+def _standardized(correlation: NDArray, design: RandomizationDesign) -> NDArray:
+    """Standardize the t of a feature (1 + D, target) over what was observed and its draws.
+
+    Where items are few, t is larger by chance; what was observed counts as one of the draws, so
+    that under the null hypothesis all are alike. NaN stays.
+    """
+    t = _statistic(correlation, design)
+    there = ~np.isnan(t)
+    n = np.maximum(1, there.sum(axis=0))
+    centered = t - np.where(there, t, 0.0).sum(axis=0) / n
+    deviation = np.sqrt((np.where(there, centered, 0.0) ** 2).sum(axis=0) / n)
+    return centered / np.where(deviation > 0, deviation, 1.0)
 
 
 def _as_large(drawn: NDArray, observed: NDArray) -> NDArray:
