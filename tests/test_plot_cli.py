@@ -57,6 +57,7 @@ COMMANDS = [
     ("unit-map", "--layer", 2, "--layer", 1, "--width", 90, "--dpi", 100),
     ("unit-map", "--layer", 2, "--significant", "correct_p_values", "--significance-level", 0.01),
     ("unit-distribution", "--significant", "univariate_importance"),
+    ("unit-map", "--layer", 2, "--significant", "univariate_importance random_state=0"),
     ("clusters", "--pooling", "mean", "--log"),
     ("compare", "--first", "pooling=mean", "--second", "pooling=first-token"),
 ]

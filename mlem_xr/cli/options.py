@@ -87,14 +87,11 @@ def given(analysis: Analysis, values: dict[str, Any], prefix: str = "") -> dict[
     return {name: _parsed(analysis.options, name, value) for name, value in asked.items()}
 
 
-def _belonging(pairs: Iterable[str]) -> dict[str, str]:
-    """Read FEATURE=COLUMN of features that belong to items; "none" if no feature does."""
-    words = list(pairs)
-    if words == ["none"]:
-        return {}
-    wrong = [word for word in words if "=" not in word]
-    if wrong:
-        raise InputError(f"items: found {wrong[0]!r}; expected FEATURE=COLUMN, or none")
+def pairs(argument: str, words: Iterable[str]) -> dict[str, str]:
+    """Read words such as feature=column."""
+    for word in words:
+        if "=" not in word:
+            raise InputError(f"{argument}: found {word!r}; expected two words with = between them")
     return dict(word.split("=", 1) for word in words)
 
 
@@ -130,7 +127,7 @@ def _word(value: Any) -> str:
 
 def _parsed(options: type[Options], name: str, value: Any) -> Any:
     if name == "items":
-        return _belonging(value)
+        return {} if tuple(value) == ("none",) else pairs(name, value)
     if name == "features" or not is_literal(options.kind(name)):
         return value
     words = _words(options, name)

@@ -11,7 +11,16 @@ import xarray as xr
 import mlem_xr as mx
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.cli.analyses import saved
-from mlem_xr.cli.options import FIGURE_FILE, ITEM_HELP, STIMULI, STORE, selection, settings, several
+from mlem_xr.cli.options import (
+    FIGURE_FILE,
+    ITEM_HELP,
+    STIMULI,
+    STORE,
+    pairs,
+    selection,
+    settings,
+    several,
+)
 from mlem_xr.running.writing import check_path
 from mlem_xr.schema import REPRESENTATION, InputError, choose, select
 
@@ -37,7 +46,8 @@ _HIERARCHY = several(
 )
 _SIGNIFICANT = click.Option(
     ["--significant"],
-    help="Mark units by what is saved of this analysis, such as correct_p_values.",
+    help="Mark units by what is saved of this analysis, such as correct_p_values, with settings "
+    "that tell it from others, as in 'randomization_test n_draws=499'.",
 )
 _LEVEL = click.Option(
     ["--significance-level"],
@@ -190,10 +200,13 @@ def _opened(record: Analysis, store: str, values: dict[str, Any]) -> xr.Dataset:
         raise InputError(f"{error}; run first: {shlex.join(words)}") from None
 
 
-def _of_units(store: str, name: str) -> xr.Dataset:
-    """Open saved p-values of single units."""
+def _of_units(store: str, words: str) -> xr.Dataset:
+    """Open saved p-values of single units: of an analysis, with some of its settings."""
+    name, *others = words.split() or [""]
     analysis = ANALYSES[choose("significant", name, ANALYSES)]
-    settings = {"per": "unit"} if "per" in analysis.options.names() else {}
+    settings: dict[str, Any] = {"per": "unit"} if "per" in analysis.options.names() else {}
+    for option, value in pairs("significant", others).items():
+        settings[option] = int(value) if value.isdecimal() else value
     return mx.open_results(store, analysis.name, **settings)
 
 
@@ -234,7 +247,7 @@ def _compare() -> click.Command:
 
 def _side(result: xr.Dataset, labels: tuple[str, ...]) -> xr.Dataset:
     wanted: dict[str, list] = {}
-    for dim, label in _pairs("first, second", labels).items():
+    for dim, label in pairs("first, second", labels).items():
         known = result[dim].values.tolist() if dim in result.dims else []
         wanted[dim] = [next((value for value in known if str(value) == label), label)]
     return select(result, wanted)
@@ -250,16 +263,9 @@ def _taken(values: dict[str, Any], options: list[click.Option]) -> dict[str, Any
     }
 
 
-def _pairs(argument: str, words: tuple[str, ...]) -> dict[str, str]:
-    for word in words:
-        if "=" not in word:
-            raise InputError(f"{argument}: found {word!r}; expected two words with = between them")
-    return dict(word.split("=", 1) for word in words)
-
-
 def _palette(words: tuple[str, ...]) -> Any:
     if any("=" in word for word in words):
-        return _pairs("palette", words)
+        return pairs("palette", words)
     return words[0] if len(words) == 1 and not words[0].startswith("#") else list(words)
 
 
@@ -282,7 +288,7 @@ _ARGUMENTS = {"drawn": "features", "significance_level": "alpha"}
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "palette": _palette,
-    "rename": lambda words: _pairs("rename", words),
+    "rename": lambda words: pairs("rename", words),
     "errorbar": _errorbar,
     "width": _number,
 }
