@@ -138,6 +138,14 @@ def _extent(activation: NDArray) -> tuple[NDArray, NDArray]:
     return np.maximum(np.abs(smallest), np.abs(largest)), largest - smallest
 
 
+def prepared(activation: NDArray, *, zscore: bool) -> NDArray:
+    """Take away what is rounding, and standardize if asked to: float64."""
+    if is_constant(activation):
+        return np.zeros(activation.shape)
+    activation = without_rounding(activation)
+    return standardize(activation) if zscore else activation
+
+
 def standardize(activation: NDArray) -> NDArray:
     """Bring each unit to mean 0 and standard deviation 1 (without degrees of freedom): float64.
 

@@ -32,9 +32,8 @@ from mlem_xr.kernels.distances import (
     DISTANCES,
     distance_matrix,
     distances_from_products,
-    is_constant,
+    prepared,
     standardize,
-    without_rounding,
 )
 from mlem_xr.kernels.metrics import Outputs, joined
 from mlem_xr.kernels.targets import BLOCK, TARGETS
@@ -44,7 +43,7 @@ def explain_layer(activation: NDArray, codes: NDArray, items: NDArray, options: 
     """Explain the distances over all units of a layer: one target, without its axis."""
     in_space = DISTANCES[options.distance].in_space
     if explain_levels.on_levels(options) and in_space is not None:
-        scaled = _scaled(activation, options)
+        scaled = prepared(activation, zscore=options.zscore)
         outputs = explain_levels.explain_position(in_space(scaled), codes, items, options)
     else:
         distance = distance_matrix(activation, options.distance, zscore=options.zscore)
@@ -58,7 +57,7 @@ def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: 
     distance, target = DISTANCES[options.distance], TARGETS[options.target]
     if explain_levels.on_levels(options) and distance.on_line is not None:
         return explain_levels.explain_units(activation, codes, items, options)
-    scaled = _scaled(activation, options)
+    scaled = prepared(activation, zscore=options.zscore)
     if distance.on_line is None or target.of_units is None:
 
         def targets() -> Iterator[NDArray]:
@@ -136,11 +135,3 @@ def _growing_distances(activation: NDArray, n_units: Sequence[int]) -> Iterator[
         distances_from_products(product.T, distance)
         done = n
         yield distance
-
-
-def _scaled(activation: NDArray, options: Any) -> NDArray:
-    """Return activations as the distance sees them, without what rounding left: float64."""
-    if is_constant(activation):
-        activation = np.zeros_like(activation)
-    activation = without_rounding(activation)
-    return standardize(activation) if options.zscore else activation

@@ -105,7 +105,7 @@ def influences(
     """
     n = len(layer.position)
     result = np.empty((n, len(first_class) + 1))
-    sums = layer.train + layer.validation
+    sums = layer.train.joined(layer.validation)
     first, second = sums.class_first[:, 0], sums.class_second[:, 0]
     whole_first = np.add.reduceat(first, first_class, axis=0)
     whole_second = np.add.reduceat(second, first_class)

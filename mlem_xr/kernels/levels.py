@@ -198,7 +198,7 @@ class LevelSums(NamedTuple):
     class_second: NDArray
     """Sums of the squared norms per class: (C, T)."""
 
-    def __add__(self, other: "LevelSums") -> "LevelSums":  # type: ignore[override]
+    def joined(self, other: "LevelSums") -> "LevelSums":
         """Take both sets together."""
         return LevelSums(*(a + b for a, b in zip(self, other, strict=True)))
 
@@ -234,7 +234,7 @@ def fold_statistics(
         sets = (
             (fold.train, train),
             (fold.validation, validation),
-            (fold.held_out, train + validation),
+            (fold.held_out, train.joined(validation)),
         )
         whole.append([level_statistics(*each, squared, design.first_class) for each in sets])
     return crossed(whole)

@@ -39,8 +39,6 @@ class PairPermutation(NamedTuple):
 
     n_pairs: NDArray
     """Pairs of each pattern, n_g: (P)."""
-    value: NDArray
-    """z_g: (P, F)."""
     shift: NDArray
     """D_g: (F, P)."""
     square: NDArray
@@ -57,7 +55,7 @@ def permute(value: NDArray, n_pairs: NDArray) -> PairPermutation:
     mean = n_pairs @ value / n
     square = n_pairs @ value**2 / n - 2 * mean * value + value**2
     shift = np.ascontiguousarray((mean - value).T)
-    return PairPermutation(n_pairs, value, shift, np.ascontiguousarray(square.T))
+    return PairPermutation(n_pairs, shift, np.ascontiguousarray(square.T))
 
 
 def features(held_out: Statistics) -> Permuted:

@@ -28,13 +28,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from mlem_xr.kernels.distances import (
-    DISTANCES,
-    distance_matrix,
-    is_constant,
-    standardize,
-    without_rounding,
-)
+from mlem_xr.kernels.distances import DISTANCES, distance_matrix, prepared
 from mlem_xr.kernels.draws import Items, draw, is_determined, items_of
 from mlem_xr.kernels.targets import TARGETS
 
@@ -425,7 +419,7 @@ def _partial_correlations(target: Target, design: RandomizationDesign) -> Iterat
 def _target_of_layer(activation: NDArray, options: Any) -> Iterator[Target]:
     """Yield the target over all units of a layer."""
     if DISTANCES[options.distance].from_products and options.target == "square":
-        yield Points(_scaled(_prepared(activation, options)), over_units=True)
+        yield Points(_scaled(prepared(activation, zscore=options.zscore)), over_units=True)
     else:
         matrix = distance_matrix(activation, options.distance, zscore=options.zscore)
         yield _matrix(matrix, options)
@@ -433,23 +427,16 @@ def _target_of_layer(activation: NDArray, options: Any) -> Iterator[Target]:
 
 def _targets_of_units(activation: NDArray, options: Any) -> Iterator[Target]:
     """Yield the targets of single units: of many, or one where a unit takes a matrix."""
-    prepared, on_line = _prepared(activation, options), DISTANCES[options.distance].on_line
+    on_line = DISTANCES[options.distance].on_line
+    scaled = prepared(activation, zscore=options.zscore)
     if on_line is not None and options.target == "square":
-        position = on_line(prepared)
+        position = on_line(scaled)
         for start in range(0, position.shape[1], _UNITS):
             block = position[:, start : start + _UNITS]
             yield Points(_scaled(block, axis=0), over_units=False)
     else:
-        for column in prepared.T:
+        for column in scaled.T:
             yield _matrix(distance_matrix(column[:, np.newaxis], options.distance), options)
-
-
-def _prepared(activation: NDArray, options: Any) -> NDArray:
-    """Take away what is rounding, and standardize if asked to: float64."""
-    if is_constant(activation):
-        return np.zeros(activation.shape)
-    activation = without_rounding(activation)
-    return standardize(activation) if options.zscore else activation
 
 
 def _scaled(position: NDArray, axis: int | None = None) -> NDArray:
