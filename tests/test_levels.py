@@ -138,7 +138,8 @@ def test_features_of_many_levels_are_counted_too():
 def outputs_of(function, activation, codes, items=None, **options):
     items = np.arange(len(codes)) if items is None else items
     items = np.broadcast_to(np.reshape(items, (len(codes), -1)), codes.shape)
-    return function(activation, codes, items.astype(np.int32), SimpleNamespace(**OPTIONS | options))
+    chosen = SimpleNamespace(**OPTIONS | options)
+    return function(activation, items.astype(np.int32), chosen, codes=codes)
 
 
 def signal(seed, codes, n_units):
