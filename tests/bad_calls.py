@@ -1454,6 +1454,30 @@ KINDS: dict[str, Kind] = {
     "plot.unit_distribution.alpha": number("0.5"),
     "plot.unit_map.alpha": number("0.5"),
     "significant": SIGNIFICANT,
+    **{
+        f"{name}.scale": choice("linear", "squared")
+        for name in (
+            *("multivariate_importance", "univariate_importance", "top_unit_importance"),
+            "randomization_test",
+        )
+    },
+    "read_stimuli.numeric": several(
+        ["frequency"], "None", "empty list", "empty array", unordered=True
+    ),
+    "read_stimuli.vector": kind(
+        *("None", "empty dict"),
+        wrong={
+            "a pattern alone": constant("frequency*"),
+            "an unknown column": constant({"place": "frequency_*"}),
+            "the name of a column": constant({"number": "frequency"}),
+            "no columns": constant({"place": []}),
+            "no text": constant({"place": 1}),
+            "None": constant({"place": None}),
+            "a number as name": constant({1: "frequency"}),
+            "a column of words": constant({"place": "number"}),
+            "lone surrogate": constant({"\ud800": "frequency"}),
+        },
+    ),
     "read_stimuli.items": several(
         ["number", "gender"], "None", "empty list", "empty array", unordered=True
     ),

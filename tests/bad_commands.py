@@ -68,6 +68,8 @@ NAMED = {
     "features": "feature",
     "alphas": "alpha",
     "items": "items",
+    "numeric": "numeric",
+    "vector": "vector",
 }
 """What messages call a parameter."""
 

@@ -260,7 +260,7 @@ def test_conditional_importance_takes_few_distances():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"numeric": "tense"}, "stimuli: column 'tense' holds '(past|present)'; expected numbers"),
+        ({"numeric": "tense"}, "numeric: column 'tense' holds '(past|present)'; expected numbers"),
         ({"numeric": "age"}, "numeric: unknown value 'age'; known: 'tense'"),
         ({"vector": {"place": "spot_*"}}, "vector: no column 'spot_\\*'; found: "),
         ({"vector": {"tense": "place_*"}}, "vector: 'tense' is a column; expected another name"),

@@ -83,7 +83,7 @@ def checked(
         if pd.isna(values).all():
             raise InputError(f"stimuli: column {shown(column)} is empty; expected values")
         if column in kinds:
-            values = _numbers(values, column)
+            values = _numbers(values, column, kinds[column])
         attrs = {"role": ITEM} if column in chosen else kinds.get(column, {})
         coordinates[column] = ("sentence", values, attrs)
     stimuli = xr.Dataset(coords={"sentence": np.arange(len(table)), **coordinates})
@@ -135,7 +135,7 @@ def column_values(data: xr.Dataset, name: str, *, argument: str = "features") ->
     """Values of a column, as `read_stimuli` would give them."""
     values = np.asarray(data[name].values)
     plain = _plain_values(pd.Series(values, dtype=values.dtype), f"{argument}: {name!r}")
-    return _numbers(plain, name) if is_measured(data[name]) else plain
+    return _numbers(plain, name, data[name].attrs) if is_measured(data[name]) else plain
 
 
 def is_measured(column: xr.DataArray) -> bool:
@@ -285,10 +285,11 @@ def _kinds(
     return kinds
 
 
-def _numbers(values: np.ndarray, column: str) -> np.ndarray:
+def _numbers(values: np.ndarray, column: str, attrs: Mapping[str, Any]) -> np.ndarray:
     if values.dtype.kind not in "if":
         wrong = next((value for value in values if isinstance(value, str)), values[0])
-        raise InputError(f"stimuli: column {column!r} holds {shown(wrong)}; expected numbers")
+        argument = "vector" if "vector" in attrs else "numeric"
+        raise InputError(f"{argument}: column {column!r} holds {shown(wrong)}; expected numbers")
     return values.astype(np.float64)
 
 
