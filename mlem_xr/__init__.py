@@ -16,6 +16,7 @@ from mlem_xr.analyses import (
     top_unit_importance,
     univariate_importance,
 )
+from mlem_xr.analyses.arrays import from_arrays
 from mlem_xr.analyses.tables import to_dataframe
 from mlem_xr.networks import record
 from mlem_xr.running.client import local_client
@@ -48,6 +49,7 @@ __all__ = [
     "distances",
     "feature_correlation",
     "feature_distances",
+    "from_arrays",
     "generate_stimuli",
     "list_results",
     "list_stimuli",

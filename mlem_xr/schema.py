@@ -275,8 +275,8 @@ def select(data: xr.Dataset, labels: Mapping[str, Iterable[Any] | None]) -> xr.D
 def check_activations(activations: Any) -> None:
     """Check that a Dataset holds activations and the features of their sentences.
 
-    It needs a variable `activation` (..., sentence, unit) of a floating type, with no dimension
-    beside those in `ACTIVATION`.
+    It needs a variable `activation` (..., sentence, unit) of a floating type. Its other dimensions
+    name representations; besides those of a store there may be any others, such as subject or time.
     """
     check_dataset("activations", activations)
     if "activation" not in activations.data_vars:
@@ -289,18 +289,41 @@ def check_activations(activations: Any) -> None:
             f"activations: 'activation' has the dimensions {listed(variable.dims)}, "
             f"which lack {listed(missing)}"
         )
-    unknown = [dim for dim in variable.dims if dim not in ACTIVATION]
-    if unknown:
-        raise InputError(
-            f"activations: 'activation' has unknown dimensions: {listed(unknown)}; "
-            f"known: {listed(ACTIVATION)}"
-        )
+    for dim in variable.dims:
+        _check_leading(variable, dim)
     if not np.issubdtype(variable.dtype, np.floating):
         raise InputError(
             f"activations: 'activation' has dtype {variable.dtype}; expected a floating type"
         )
     check_dimensions("activations", variable)
     check_features(activations)
+
+
+def _check_leading(variable: xr.DataArray, dim: Any) -> None:
+    """Check that a dimension beside those of a store is free to name representations."""
+    found = f"activations: 'activation' has the dimension {shown(dim)}"
+    if isinstance(variable.indexes.get(dim), pd.MultiIndex):
+        raise InputError(
+            f"{found}, which is stacked from several; expected one label each: unstack it"
+        )
+    if dim not in ACTIVATION and not is_leading(dim):
+        raise InputError(f"{found}; expected a name that mlem_xr does not use itself: rename it")
+
+
+def is_leading(dim: Any) -> bool:
+    """Say whether a dimension names representations: one of a store's, or one of the caller's."""
+    if dim in REPRESENTATION:
+        return True
+    free = isinstance(dim, str) and is_name(dim) and dim not in RESERVED
+    # What is compared with x runs along other_x.
+    return free and not dim.startswith("other_")
+
+
+def leading_dims(names: Iterable[Any]) -> list[str]:
+    """Return the names that may be dimensions of representations, those of a store last."""
+    found = list(filter(is_leading, names))
+    own = [name for name in found if name not in REPRESENTATION]
+    return own + [name for name in REPRESENTATION if name in found]
 
 
 def check_dimensions(argument: str, variable: xr.DataArray) -> None:

@@ -155,6 +155,10 @@ class World:
         data = xr.Dataset({"activation": (dims, values.astype(np.float32))}, labels)
         return data.assign_coords(self.stimuli.coords).assign_attrs(self.stimuli.attrs)
 
+    @property
+    def values(self) -> np.ndarray:
+        return self.activations["activation"].values
+
     @cached_property
     def store(self) -> Path:
         path = self.folder / "small.zarr"
@@ -747,7 +751,8 @@ ACTIVATIONS_WRONG: dict[str, Change] = {
     "no dimension sentence": lambda data: data.isel(sentence=0),
     "no dimension unit": lambda data: data.isel(unit=0),
     "sentence renamed": lambda data: data.rename(sentence="item"),
-    "one dimension more": lambda data: data.expand_dims(head=2),
+    "a dimension of results": lambda data: data.expand_dims(fold=2),
+    "a dimension without a name": lambda data: data.rename(seed=" "),
     "stacked": lambda data: data.stack(cell=["seed", "layer"]),
     "one sentence": lambda data: data.isel(sentence=[0]),
     "three sentences": lambda data: data.isel(sentence=slice(3)),
@@ -771,6 +776,10 @@ ACTIVATIONS_WRONG: dict[str, Change] = {
 ACTIVATIONS_SAME: dict[str, Any] = {
     **FEATURES_SAME,
     **LEADING_SAME,
+    "one dimension more": (
+        lambda data: data.expand_dims(head=2),
+        lambda result: result.expand_dims(head=2),
+    ),
     "Dask": lambda data: data.chunk({"layer": 1}),
     "Dask in pieces": lambda data: data.chunk({"sentence": 5, "unit": 3}),
     "Dask of one chunk": lambda data: data.chunk(),
@@ -952,6 +961,10 @@ FUNCTIONS: dict[str, dict[str, Make]] = {
     "distances": {"activations": lambda w: w.activations},
     "feature_correlation": {"stimuli": lambda w: w.stimuli},
     "feature_distances": {"stimuli": lambda w: w.stimuli},
+    "from_arrays": {
+        **{"activations": lambda w: w.values, "features": lambda w: w.table},
+        "dims": constant(list(DIMS)),
+    },
     "generate_stimuli": {"source": lambda w: w.grammar},
     "list_results": {"store": lambda w: w.store},
     "list_stimuli": {},
@@ -1193,8 +1206,74 @@ NOT_CHECKED = {
 }
 """What `concatenate_layers` does not look at, or what changes the labels of its units."""
 
-OTHER_LABELS = ("layers descending", "one layer", "one model, without its dimension")
+OTHER_LABELS = (
+    "one dimension more",
+    "layers descending",
+    "one layer",
+    "one model, without its dimension",
+)
 """Changes that make activations others than those that a scan was made of."""
+
+ARRAY = kind(
+    same={
+        label: (lambda w, way=way: way(w.values), lambda w: w.values)
+        for label, way in {
+            "list": lambda values: values.tolist(),
+            "Dask": da.from_array,
+            "read-only": read_only,
+            "strided": strided,
+            "masked": lambda values: np.ma.masked_array(values),
+            "DataArray of its dimensions": lambda values: xr.DataArray(values, dims=DIMS),
+            "float64": lambda values: values.astype(np.float64),
+        }.items()
+    },
+    wrong={
+        "complex": lambda w: w.values.astype(complex),
+        "text": lambda w: w.values.astype(str),
+        "objects": lambda w: w.values.astype(object),
+        "dates": lambda w: w.values.astype("datetime64[s]"),
+        "one sentence less": lambda w: w.values[..., 1:, :],
+        "no unit": lambda w: w.values[..., :0],
+        "one dimension less": lambda w: w.values[0],
+        "DataArray of other dimensions": lambda w: xr.DataArray(w.values),
+        "DataArray in another order": lambda w: w.activations["activation"].transpose(*DIMS[::-1]),
+        "sentences in another order": lambda w: xr.DataArray(w.values, dims=DIMS).assign_coords(
+            sentence=np.arange(N_SENTENCES)[::-1]
+        ),
+        "a Dataset of activations": lambda w: w.activations,
+        "chunks of unknown size": lambda w: unknown_chunks(w.values),
+    },
+)
+
+NAMES = kind(
+    same={
+        "tuple": (lambda w: tuple(DIMS), constant(list(DIMS))),
+        "iterator": (lambda w: iter(DIMS), constant(list(DIMS))),
+        "array": (lambda w: np.array(DIMS), constant(list(DIMS))),
+        "Index": (lambda w: pd.Index(DIMS), constant(list(DIMS))),
+        "mapping to nothing": (lambda w: dict.fromkeys(DIMS), constant(list(DIMS))),
+        "mapping to numbers": (
+            lambda w: dict.fromkeys(DIMS) | {"seed": range(2)},
+            constant(list(DIMS)),
+        ),
+    },
+    wrong={
+        "set": constant(set(DIMS)),
+        "one too few": constant(DIMS[1:]),
+        "one too many": constant(("subject", *DIMS)),
+        "one twice": constant(("layer", *DIMS[1:])),
+        "no sentence": constant(tuple("subject" if d == "sentence" else d for d in DIMS)),
+        "a column": constant(("number", *DIMS[1:])),
+        "a dimension of results": constant(("fold", *DIMS[1:])),
+        "a blank": constant((" ", *DIMS[1:])),
+        "a number": constant((1, *DIMS[1:])),
+        **{
+            f"labels: {label}": lambda w, make=make: dict.fromkeys(DIMS) | {"seed": make()}
+            for label, make in ANYTHING.items()
+            if label not in ("None", "array", "DataArray", "iterator of words", "DataFrame")
+        },
+    },
+)
 
 NEW_STORES: dict[str, Make] = {
     "str": lambda w: str(w.new("x.zarr")),
@@ -1220,6 +1299,7 @@ KINDS: dict[str, Kind] = {
     "distance": choice("euclidean", "manhattan", "norm_diff"),
     "eps": number("0", "0.5", "1", "1.0", "2**70"),
     "features": FEATURES,
+    "dims": NAMES,
     "folds": choice("pairs", "sentences"),
     "init": choice("random", "classical"),
     "k": several([2, 3], "1", unordered=True),
@@ -1399,6 +1479,21 @@ KINDS: dict[str, Kind] = {
             "renamed": lambda c: c.rename("nonsense"),
         },
     ),
+    "from_arrays.activations": ARRAY,
+    "from_arrays.features": without_anything(
+        changed(
+            lambda w: w.table,
+            {k: v for k, v in TABLE_WRONG.items() if k != "no column sentence"},
+            TABLE_SAME
+            | {
+                "no column sentence": (
+                    lambda table: table.drop(columns="sentence"),
+                    lambda data: data.drop_vars("text"),
+                )
+            },
+        )
+    )
+    + TABLE_FILE,
     "plot.clusters.univariate": drawn(lambda w: w.part_of_scan, importance=("unit",)),
     "plot.compare.names": kind(
         *("None", "iterator of words"),

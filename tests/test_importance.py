@@ -316,8 +316,8 @@ def test_bad_options_are_named(activations):
         mx.multivariate_importance(activations, zscore="no")
     with pytest.raises(InputError, match="target: unknown value 'cube'; known: 'square', 'none'"):
         mx.multivariate_importance(activations, target="cube")
-    with pytest.raises(InputError, match="unknown dimensions: 'head'; known: 'model'"):
-        mx.multivariate_importance(activations.expand_dims("head"))
+    with pytest.raises(InputError, match="has the dimension 'fold'; .*rename it"):
+        mx.multivariate_importance(activations.expand_dims("fold"))
 
 
 def test_an_undefined_distance_is_named(activations):

@@ -111,6 +111,7 @@ class Analysis:
         """
         arrays = _inputs(self, activations, options, features, items, source)
         self.check(arrays, options)
+        _check_names(self, arrays, options)
         like = activations if activations is not None else source
         assert like is not None
         variables = lift(
@@ -162,6 +163,17 @@ def _inputs(
     if activations is not None and "items" in analysis.inputs:
         arrays["items"] = _item_numbers(analysis, activations, arrays["codes"], options, items)
     return {name: arrays[name] for name in analysis.inputs}
+
+
+def _check_names(analysis: Analysis, arrays: Mapping[str, xr.DataArray], options: Any) -> None:
+    """Refuse a dimension of the caller's that is called like a variable of the result."""
+    outputs = analysis.outputs(options)
+    for array in arrays.values():
+        for dim in outputs.keys() & set(map(str, array.dims)):
+            raise InputError(
+                f"activations: they have the dimension {dim!r}, as is called what {analysis.name} "
+                "returns; expected another name: rename it"
+            )
 
 
 def _item_numbers(

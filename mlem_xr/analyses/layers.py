@@ -4,7 +4,7 @@ from typing import Any
 
 import xarray as xr
 
-from mlem_xr.schema import ACTIVATION, REPRESENTATION, InputError, check_activations
+from mlem_xr.schema import InputError, check_activations, leading_dims
 
 NET = "net"
 """Label of the layer that holds the units of all layers."""
@@ -80,11 +80,12 @@ def concatenate_layers(activations: xr.Dataset) -> xr.Dataset:
 
 def _one_layer(activation: xr.Variable) -> xr.Variable:
     """Give the activations their dimension `layer` back, and one chunk per representation."""
-    dims = [dim for dim in ACTIVATION if dim in (*activation.dims, "layer")]
-    activation = activation.set_dims(["layer", *activation.dims]).transpose(*dims)
+    own = ("sentence", "unit")
+    activation = activation.set_dims(["layer", *activation.dims])
+    activation = activation.transpose(*leading_dims(activation.dims), *own)
     if activation.chunks is None:
         return activation
-    return activation.chunk({dim: 1 if dim in REPRESENTATION else -1 for dim in dims})
+    return activation.chunk({dim: -1 if dim in own else 1 for dim in activation.dims})
 
 
 def layer_settings(activations: xr.Dataset, *, per_unit: bool = False) -> dict[str, Any]:

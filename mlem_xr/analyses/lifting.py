@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlem_xr.kernels.distances import is_constant
 from mlem_xr.kernels.errors import Undefined
-from mlem_xr.schema import REPRESENTATION, InputError, warn
+from mlem_xr.schema import InputError, is_leading, leading_dims, warn
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,12 @@ def _chunked(
     variable: xr.Variable, leading: Sequence[str], along: str | None, most: int
 ) -> xr.Variable:
     """Make every representation a chunk, cut along a dimension where it is longer than `most`."""
+    # Others, such as the k of the best units, keep their chunks.
+    named = [dim for dim in leading if is_leading(dim)]
     chunks: dict[Hashable, Any] = {
-        dim: 1 if dim in REPRESENTATION else -1
+        dim: 1 if dim in named else -1
         for dim in variable.dims
-        if dim in REPRESENTATION or dim not in leading
+        if dim in named or dim not in leading
     }
     if along in chunks:
         present = variable.chunksizes.get(along, (variable.sizes[along],))
@@ -134,8 +136,7 @@ def _names(array: xr.DataArray, leading: Sequence[str]) -> xr.Variable:
     """Name each representation in words, for errors that arise far away from the labels."""
     fixed = [
         f"{dim}={array[dim].item()}"
-        for dim in REPRESENTATION
-        if dim in array.coords and dim not in leading
+        for dim in leading_dims(name for name, label in array.coords.items() if not label.ndim)
     ]
     values = [[f"{dim}={value}" for value in array[dim].values] for dim in leading]
     names = [", ".join([*fixed, *names]) or "the only one" for names in product(*values)]

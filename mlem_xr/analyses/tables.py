@@ -5,7 +5,15 @@ import pandas as pd
 import xarray as xr
 
 from mlem_xr.analyses.layers import UNIT_LABELS
-from mlem_xr.schema import FINAL, FINAL_STEP, REPRESENTATION, InputError, check_dataset, choose
+from mlem_xr.schema import (
+    FINAL,
+    FINAL_STEP,
+    REPRESENTATION,
+    InputError,
+    check_dataset,
+    choose,
+    leading_dims,
+)
 
 _ORIGINAL_LABELS = {"feature": "Feature", "pooling": "take_activation_from"}
 """Our labels to the columns of the original program's CSV files, where they differ."""
@@ -50,7 +58,7 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
         raise InputError("result: no variables; expected what an analysis returned")
     kept = [name for name, variable in result.data_vars.items() if variable.dtype != bool]
     flat = _without_folds(result[kept].compute())
-    scalars = [name for name in REPRESENTATION if name in flat.coords and name not in flat.dims]
+    scalars = _scalars(flat)
     labels = [*scalars, *(str(dim) for dim in _dimensions(flat))]
     if "unit" in labels:
         after = labels.index("unit") + 1
@@ -66,9 +74,16 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
     return table
 
 
+def _scalars(data: xr.Dataset) -> list[str]:
+    """Name the labels of dimensions of which one label was selected."""
+    single = [name for name, label in data.coords.items() if not label.ndim]
+    # Those of a single sentence are its features.
+    return leading_dims(n for n in single if n in REPRESENTATION or "sentence" not in single)
+
+
 def _recorded(data: xr.Dataset) -> pd.DataFrame:
     """Turn into a table only the representations that hold something: most may hold nothing."""
-    dims = [dim for dim in REPRESENTATION if dim in data.dims]
+    dims = leading_dims(data.dims)
     if not dims:
         return data.to_dataframe(dim_order=_dimensions(data))
     stacked = data.stack(representation=dims)
@@ -81,7 +96,7 @@ def _recorded(data: xr.Dataset) -> pd.DataFrame:
 def _dimensions(data: xr.Dataset) -> list[str]:
     """List the dimensions in the order of the columns, from the model to the feature."""
     last = ("unit", "k", "sentence", "axis", "feature")
-    known = [dim for dim in (*REPRESENTATION, *last) if dim in data.dims]
+    known = [*leading_dims(data.dims), *(dim for dim in last if dim in data.dims)]
     return known + [str(dim) for dim in data.dims if dim not in known]
 
 

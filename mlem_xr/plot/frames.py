@@ -13,12 +13,12 @@ import xarray as xr
 
 from mlem_xr.plot.looks import Looks
 from mlem_xr.schema import (
-    REPRESENTATION,
     InputError,
     among,
     check_dataset,
     check_dimensions,
     check_integer,
+    leading_dims,
     listed,
     several,
 )
@@ -94,16 +94,18 @@ def alike(other: xr.DataArray, values: xr.DataArray, *, argument: str) -> xr.Dat
 
 def fixed(values: xr.DataArray, drawn: tuple[str, ...], looks: Looks) -> str:
     """Return a title that names the coordinates which have one value in the whole figure."""
-    named = dict.fromkeys((*REPRESENTATION, *map(str, values.dims)))
-    single = [
-        name
+    single = [name for name, label in values.coords.items() if label.size == 1]
+    named = dict.fromkeys([*leading_dims(single), *map(str, values.dims)])
+    labels = {
+        name: values[name].values.reshape(-1)[0]
         for name in named
-        if name in values.coords and values[name].size == 1 and name not in drawn
-    ]
+        if name in single and name not in drawn
+    }
     parts = [
-        ("" if name == "model" else f"{looks.name(name)} ")
-        + looks.name(values[name].values.reshape(-1)[0], name)
-        for name in single
+        ("" if name == "model" else f"{looks.name(name)} ") + looks.name(label, name)
+        for name, label in labels.items()
+        # What has no such dimension was given one, with its name for a label.
+        if label != name
     ]
     return ", ".join(parts)
 

@@ -7,7 +7,14 @@ import numpy as np
 import xarray as xr
 
 from mlem_xr.plot.frames import expanded, filled
-from mlem_xr.schema import REPRESENTATION, InputError, check_dataset, listed, plain_value, shown
+from mlem_xr.schema import (
+    InputError,
+    check_dataset,
+    leading_dims,
+    listed,
+    plain_value,
+    shown,
+)
 
 _CORRECTIONS = {"fdr": "FDR", "holm-sidak": "Holm-Sidak"}
 
@@ -73,10 +80,12 @@ def significance(given: Any, alpha: Any, values: xr.DataArray) -> Significance |
 
 def _at(p_values: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
     """Return the p-values at the labels of the values, all of which they must have."""
-    extra = [d for d in p_values.dims if d not in (*REPRESENTATION, "unit", "feature")]
+    leading = leading_dims({**values.coords, **p_values.coords, **values.sizes, **p_values.sizes})
+    known = [*leading, "unit", "feature"]
+    extra = [d for d in p_values.dims if d not in known]
     if extra:
         raise InputError(f"significant: it has the dimensions {listed(extra)}; select one of each")
-    for dim in (*REPRESENTATION, "unit", "feature"):
+    for dim in known:
         if dim not in values.dims and dim not in values.coords:
             if p_values.sizes.get(dim, 1) > 1:
                 raise InputError(f"significant: it has the dimension {dim!r}; select one")

@@ -25,6 +25,7 @@ from mlem_xr.schema import (
     check_dataset,
     check_dimensions,
     choose,
+    leading_dims,
     several,
     shown,
 )
@@ -126,12 +127,10 @@ def write_results(
 def _analysis_of(result: Any) -> Analysis:
     """Return the analysis that a result is of; refuse what does not say so, with its settings."""
     check_dataset("result", result)
-    for key in IDENTITY:
+    for key in ("analysis", "settings"):
         if key not in result.attrs:
-            raise InputError(
-                f"result: no attribute {key!r}; expected what an analysis returned"
-                + (" for an opened store" if key == "stimuli_hash" else "")
-            )
+            raise InputError(f"result: no attribute {key!r}; expected what an analysis returned")
+    _check_origin(result)
     analysis = ANALYSES[choose("result: its analysis", result.attrs["analysis"], ANALYSES)]
     settings = result.attrs["settings"]
     try:
@@ -142,6 +141,24 @@ def _analysis_of(result: Any) -> Analysis:
             f"expected those of {analysis.name}"
         ) from error
     return analysis
+
+
+def _check_origin(result: xr.Dataset) -> None:
+    """Refuse a result of activations that did not come out of a store."""
+    lacks = [f"attribute {key!r}" for key in IDENTITY if key not in result.attrs]
+    lacks += [
+        f"coordinate {name!r}"
+        for name in (*REPRESENTATION, "fingerprint")
+        if name not in result.coords
+    ]
+    more = [dim for dim in leading_dims(result.dims) if dim not in REPRESENTATION]
+    if lacks or more:
+        found = f"it has no {lacks[0]}" if lacks else f"it has the dimension {more[0]!r}"
+        raise InputError(
+            f"result: {found}, so its activations are not as open_store returns them; expected "
+            "those of a store. result.compute() gives this one, and result.to_zarr(path) keeps it; "
+            "add_activations puts activations into a store"
+        )
 
 
 def store_of(result: xr.Dataset, store: str | Path | None) -> Path:
@@ -180,9 +197,6 @@ def _is_refreshed(analysis: Analysis, refresh: Iterable[str]) -> bool:
 
 def _all_dimensions(result: xr.Dataset) -> xr.Dataset:
     """Give back the dimensions of a representation that a selection turned into scalars."""
-    for name in (*REPRESENTATION, "fingerprint"):
-        if name not in result.coords:
-            raise InputError(f"result: no coordinate {name!r}; expected what an analysis returned")
     for dim in reversed(REPRESENTATION):
         if dim not in result.dims:
             result = result.expand_dims(dim)

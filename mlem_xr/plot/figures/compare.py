@@ -11,7 +11,7 @@ from mlem_xr.plot.figures.feature_importance import UNITS, Units, importance_of
 from mlem_xr.plot.frames import features_to_draw, refuse
 from mlem_xr.plot.lines import AXES, Profile, draw_profile, value_limits
 from mlem_xr.plot.looks import Looks, Palette, Rename, looks_of_features
-from mlem_xr.schema import REPRESENTATION, InputError, check_text, choose, listed, values_of
+from mlem_xr.schema import InputError, check_text, choose, leading_dims, listed, values_of
 
 
 def compare(
@@ -142,7 +142,7 @@ def _names(names: Any, a: xr.DataArray, b: xr.DataArray) -> tuple[str, str]:
         if len(found) != 2:
             raise InputError(f"names: found {listed(found)}; expected two")
         return found[0], found[1]
-    for dim in REPRESENTATION:
+    for dim in leading_dims(a.coords):
         labels = [v[dim].values.reshape(-1) for v in (a, b) if dim in v.coords]
         if len(labels) == 2 and all(v.size == 1 for v in labels) and labels[0] != labels[1]:
             return str(labels[0][0]), str(labels[1][0])

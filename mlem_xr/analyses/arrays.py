@@ -1,0 +1,232 @@
+"""Arrays from anywhere, and a table of features -> the Dataset that every analysis takes."""
+
+import math
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mlem_xr.schema import (
+    InputError,
+    check_activations,
+    check_features,
+    check_items,
+    check_text,
+    columns_of,
+    is_leading,
+    listed,
+    several,
+    shown,
+)
+from mlem_xr.stimuli.files import read_stimuli
+from mlem_xr.stimuli.table import from_dataframe
+
+OWN = ("sentence", "unit")
+"""Dimensions of a representation."""
+
+_LABELS = "iufmM"
+"""Kinds of dtypes of labels, besides words."""
+
+
+def from_arrays(
+    activations: Any,
+    features: Any,
+    *,
+    dims: Iterable[str] | Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Make the Dataset that every analysis takes out of an array and a table of features.
+
+    For activity that no network of `record` gave: of other libraries, of brains, of one's own code.
+
+    Parameters
+    ----------
+    activations : array
+        NumPy or Dask array, DataArray, or what NumPy takes for an array, such as a tensor of torch.
+        Whole numbers become float64; a Dask array stays lazy. NaN in all sentences and units of a
+        representation: not measured; NaN in a whole unit: the representation lacks it.
+    features : pd.DataFrame, xr.Dataset, str or path
+        One row per sentence, in the order of the array: what `read_stimuli` returns or reads. A
+        DataFrame, or a Dataset of coordinates over `sentence`, needs no column `sentence`: then
+        the result has no coordinate `text`.
+    dims : iterable of str or mapping, optional
+        Names of the array's dimensions, in order, with `sentence` and `unit` among them; as a
+        mapping, with the labels along each, None: 0, 1, .... Any other dimension may be there, and
+        each of its labels is a representation of its own: `model`, `seed`, `step`, `pooling` and
+        `layer` as in a store, or `subject`, `roi`, `time`. By default those of a DataArray.
+
+    Returns
+    -------
+    xr.Dataset
+        `activation` (..., sentence, unit), of the array's floating dtype and in its own measure;
+        coordinates: labels of all dimensions, features and items and, where there are sentences,
+        `text`, over `sentence`. `save_results` needs a store, into which `add_activations` puts
+        activations; results of this Dataset are kept by their own `to_zarr`.
+
+    Raises
+    ------
+    InputError
+        If the array is not what it should be, has other dimensions than `dims` or another number
+        of sentences than the table, if labels are there twice, or the names of dimensions or
+        features are taken.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> table = pd.DataFrame({"plural": np.arange(40) % 2})
+    >>> voxels = rng.normal(size=(2, 40, 5)) + 3 * table[["plural"]].to_numpy()
+    >>> data = from_arrays(
+    ...     voxels, table, dims={"subject": ["anna", "ben"], "sentence": None, "unit": None}
+    ... )
+    >>> dict(data.sizes), data.attrs["features"]
+    ({'subject': 2, 'sentence': 40, 'unit': 5}, ['plural'])
+    """
+    variable = labeled_array("activations", activations, dims)
+    try:
+        stimuli = _stimuli(features)
+    except InputError as error:
+        raise InputError(f"features: {str(error).removeprefix('stimuli: ')}") from error
+    check_order("activations", activations, _sentences(features, stimuli))
+    n, found = stimuli.sizes["sentence"], variable.sizes["sentence"]
+    if n != found:
+        raise InputError(
+            f"activations: {found} sentences; expected {n}, as there are rows in features"
+        )
+    taken = set(variable.dims) & set(columns_of(stimuli))
+    if taken:
+        raise InputError(
+            f"dims: {listed(sorted(map(str, taken)))} is a column of features too; rename one"
+        )
+    data = xr.Dataset({"activation": variable}, attrs=stimuli.attrs)
+    data = data.assign_coords(stimuli.drop_vars("sentence").coords)
+    check_activations(data)
+    return data
+
+
+def labeled_array(argument: str, array: Any, dims: Any) -> xr.DataArray:
+    """Return an array of a floating type with named and labeled dimensions (..., sentence, unit).
+
+    `dims` is as in `from_arrays`.
+    """
+    values = _values(argument, array)
+    own = array.dims if isinstance(array, xr.DataArray) else None
+    if dims is None and own is None:
+        raise InputError("dims: none given; expected a name for each dimension of the array")
+    labels = _labels(own if dims is None else dims)
+    if own is not None and tuple(labels) != own:
+        raise InputError(f"dims: {listed(labels)}; expected those of {argument}: {listed(own)}")
+    if len(labels) != values.ndim:
+        raise InputError(
+            f"dims: {listed(labels)}; expected {values.ndim} names, as {argument} has the shape "
+            f"{tuple(values.shape)}"
+        )
+    missing = [dim for dim in OWN if dim not in labels]
+    if missing:
+        raise InputError(f"dims: {listed(labels)}, which lack {listed(missing)}")
+    coords: dict[Hashable, Any] = {dim: np.arange(values.shape[i]) for i, dim in enumerate(labels)}
+    if own is not None:
+        # What else is said of sentences, the table of features says.
+        of_others = (k for k, v in array.coords.items() if k in own or "sentence" not in v.dims)
+        coords |= {name: array[name].variable for name in of_others}
+    sizes = dict(zip(labels, values.shape, strict=True))
+    given = {dim: one for dim, one in labels.items() if one is not None}
+    coords |= {dim: (dim, _checked_labels(dim, one, sizes[dim])) for dim, one in given.items()}
+    return xr.DataArray(values, coords, list(labels)).transpose(..., *OWN)
+
+
+def check_order(argument: str, array: Any, labels: np.ndarray) -> None:
+    """Refuse a DataArray whose sentences are in another order than these labels, or others."""
+    if not isinstance(array, xr.DataArray) or "sentence" not in array.coords:
+        return
+    found = array["sentence"].values
+    if not np.array_equal(found, labels):
+        raise InputError(
+            f"{argument}: its sentences have the labels {listed(found[:3])}, ..., the table's "
+            f"{listed(labels[:3])}, ...; expected the same, or drop_vars('sentence') where the "
+            "rows are the same"
+        )
+
+
+def _values(argument: str, array: Any) -> Any:
+    """Return an array of NumPy or Dask, of a floating type."""
+    if isinstance(array, xr.DataArray):
+        array = array.data
+    elif isinstance(array, np.ma.MaskedArray):
+        # Where values are masked, xarray puts NaN.
+        array = xr.DataArray(array).data
+    elif not isinstance(array, da.Array):
+        try:
+            # A tensor may keep what its gradient takes, or lie on another device.
+            array = array.detach().cpu() if hasattr(array, "detach") else array
+            array = np.asarray(array)
+        except Exception as error:
+            raise InputError(
+                f"{argument}: found {type(array).__name__}, which NumPy cannot take "
+                f"({type(error).__name__}: {shown(str(error))}); expected an array of numbers"
+            ) from error
+    if array.dtype.kind in "iub":
+        array = array.astype(np.float64)
+    if array.dtype.kind != "f":
+        raise InputError(f"{argument}: found dtype {array.dtype}; expected numbers")
+    if any(map(math.isnan, array.shape)):
+        raise InputError(
+            f"{argument}: Dask does not know its shape; expected chunks of known size, as "
+            "compute_chunk_sizes makes them"
+        )
+    return array
+
+
+def _labels(dims: Any) -> dict[str, Any]:
+    """Return the labels of each dimension; None where none are given."""
+    if isinstance(dims, Mapping):
+        return {_checked_dim("dims", dim): labels for dim, labels in dims.items()}
+    return dict.fromkeys(several("dims", dims, _checked_dim, twice=False))
+
+
+def _checked_dim(argument: str, dim: Any) -> str:
+    dim = check_text(argument, dim)
+    if dim not in OWN and not is_leading(dim):
+        raise InputError(
+            f"{argument}: found {dim!r}; expected a name that mlem_xr does not use itself"
+        )
+    return dim
+
+
+def _checked_labels(dim: str, labels: Any, n: int) -> np.ndarray:
+    expected = f"expected {n} different numbers or names"
+    try:
+        values = np.asarray(labels)
+        words = all(isinstance(label, str) for label in labels)
+    except Exception as error:
+        raise InputError(f"dims: labels of {dim!r} cannot be read; {expected}") from error
+    # NumPy would turn numbers among words into words.
+    known = words if values.dtype.kind in "UO" else values.dtype.kind in _LABELS
+    if values.shape != (n,) or not known or pd.Series(values).duplicated().any():
+        raise InputError(f"dims: labels of {dim!r} are {shown(labels)}; {expected}")
+    if pd.isna(values).any():
+        raise InputError(f"dims: labels of {dim!r} are {shown(labels)}; {expected}")
+    return values.astype(str) if words else values
+
+
+def _stimuli(features: Any) -> xr.Dataset:
+    """Read sentences and features, or features alone."""
+    items: list[str] = []
+    if isinstance(features, xr.Dataset) and "text" not in features.coords:
+        names, items = check_features(features), check_items(features)
+        columns = {name: features[name].values for name in [*names, *items]}
+        features = pd.DataFrame(columns)
+    if not isinstance(features, pd.DataFrame) or "sentence" in features.columns:
+        return read_stimuli(features)
+    text = [str(row) for row in range(len(features))]
+    stimuli = from_dataframe(features.assign(sentence=text), name="stimuli", items=items)
+    stimuli.attrs = {k: v for k, v in stimuli.attrs.items() if k in ("features", "items")}
+    return stimuli.drop_vars("text")
+
+
+def _sentences(features: Any, stimuli: xr.Dataset) -> np.ndarray:
+    """Return the labels of the sentences: those of a Dataset; else the numbers of the rows."""
+    given = isinstance(features, xr.Dataset) and "sentence" in features.coords
+    return (features if given else stimuli)["sentence"].values
