@@ -326,6 +326,16 @@ def leading_dims(names: Iterable[Any]) -> list[str]:
     return own + [name for name in REPRESENTATION if name in found]
 
 
+def check_same_sentences(argument: str, distance: xr.DataArray) -> None:
+    """Check that distances (sentence, other_sentence) are of sentences to the same ones."""
+    own, other = distance["sentence"].values, distance["other_sentence"].values
+    if len(own) != len(other) or ("other_sentence" in distance.coords and (own != other).any()):
+        raise InputError(
+            f"{argument}: {len(own)} sentences and {len(other)} other_sentence, with other labels; "
+            "expected the same ones: select both"
+        )
+
+
 def check_dimensions(argument: str, variable: xr.DataArray) -> None:
     """Check that there is something along every dimension, and that labels tell it apart.
 
@@ -366,14 +376,34 @@ def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> l
 def features_of(data: xr.Dataset) -> list[str]:
     """Return the names of the features that there are, in order.
 
-    A feature is a column that is no item, or several columns that are a vector. The attribute
-    `features`, if there, says which of them count and in which order.
+    A feature is a column that is no item, several columns that are a vector, or a label of the
+    variable `feature_distance`. The attribute `features`, if there, says which of the columns count
+    and in which order.
     """
     items = check_items(data)
     columns = [name for name in columns_of(data) if name not in items]
     found = list(dict.fromkeys(data[column].attrs.get("vector", column) for column in columns))
     given = several("features", data.attrs.get("features", found), check_text, empty=True)
-    return [name for name in given if name in found]
+    measured = given_features(data)
+    known = [name for name in given if name in found and name not in measured]
+    return known + [name for name in measured if name not in known]
+
+
+def given_features(data: xr.Dataset) -> list[str]:
+    """Return the names of the features whose distances are given.
+
+    The variable `feature_distance` (feature, sentence, other_sentence), if there, has them.
+    """
+    if "feature_distance" not in data.data_vars:
+        return []
+    distance = data["feature_distance"]
+    if set(distance.dims) != {"feature", "sentence", "other_sentence"}:
+        raise InputError(
+            f"feature_distance: found the dimensions {listed(distance.dims)}; expected 'feature', "
+            "'sentence' and 'other_sentence'"
+        )
+    check_dimensions("feature_distance", distance)
+    return several("feature_distance: feature", distance["feature"].values, check_text)
 
 
 def check_items(data: xr.Dataset) -> list[str]:
@@ -405,7 +435,9 @@ def columns_of_feature(data: xr.Dataset, feature: str) -> list[str]:
 
 
 def kind_of(data: xr.Dataset, feature: str) -> str:
-    """Return the kind of a feature: `categorical`, `numeric` or `vector`."""
+    """Return the kind of a feature: `categorical`, `numeric`, `vector` or `given`."""
+    if feature in given_features(data):
+        return "given"
     attrs = data[columns_of_feature(data, feature)[0]].attrs
     if "vector" in attrs:
         return "vector"

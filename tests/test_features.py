@@ -405,3 +405,120 @@ def test_the_test_holds_for_numbers():
         p_values.append(test.values)
     share = (np.array(p_values) <= 0.05).mean(axis=(0, 1))
     assert share[0] > 0.9 and 0.005 < share[1] < 0.09
+
+
+def edits(words):
+    """How many letters of words of one length differ: (sentence, sentence)."""
+    letters = np.array([list(word) for word in words])
+    return (letters[:, np.newaxis] != letters).sum(axis=2).astype(float)
+
+
+def with_given(table, **distances):
+    stimuli = stimuli_of(table)
+    values = np.stack(list(distances.values()))
+    dims = ("feature", "sentence", "other_sentence")
+    data = stimuli.assign(feature_distance=(dims, values)).assign_coords(feature=list(distances))
+    return data.assign_coords(other_sentence=data["sentence"].values)
+
+
+WORDS = ["".join(word) for word in np.random.default_rng(8).choice(list("ab"), (40, 4))]
+
+
+@pytest.mark.parametrize("folds", ["pairs", "sentences"])
+def test_given_feature_distances_are_a_feature(folds):
+    table = table_of(few=True)
+    units = (
+        data_of(table)["activation"].values + 3 * np.array([w == "abab" for w in WORDS])[:, None]
+    )
+    data = with_given(table, edits=edits(WORDS)).assign(activation=(("sentence", "unit"), units))
+    assert mx.feature_distances(data)["feature"].values.tolist() == [*KINDS, "edits"]
+    pairs = edits(WORDS)[np.triu_indices(40, 1)] / 4
+    x = np.column_stack([distances_of(table), pairs])
+    np.testing.assert_allclose(mx.feature_distances(data), x, atol=1e-12)
+    y = plain.target(units, "euclidean", min_max=folds == "pairs", zscore=False)
+    over_sentences = folds == "sentences"
+    splits = plain.sentence_splits(40, 0) if over_sentences else plain.pair_splits(len(y), 0)
+    expected = plain.explain(x, y, splits, sentences=over_sentences)
+    del expected["mae"]
+    check(mx.multivariate_importance(data, folds=folds), expected)
+    lazy = mx.multivariate_importance(data.chunk(), folds=folds).compute()
+    check(lazy, expected)
+
+
+@pytest.mark.parametrize(
+    "case", [{"per": "unit"}, {"per": "layer"}, {"distance": "cosine"}], ids=str
+)
+def test_given_feature_distances_count_in_the_test_and_are_not_tested(case):
+    table = table_of(few=True)
+    units = data_of(table)["activation"].values
+    data = with_given(table, edits=edits(WORDS)).assign(activation=(("sentence", "unit"), units))
+    with pytest.warns(UserWarning, match="edits"):
+        found = mx.randomization_test(data, n_draws=9, **case)
+    x = np.column_stack([distances_of(table), edits(WORDS)[np.triu_indices(40, 1)] / 4])
+    own = units[:, [2]] if case.get("per") == "unit" else units
+    found = found.sel(unit=2) if case.get("per") == "unit" else found
+    y = plain.target(own, case.get("distance", "euclidean"), min_max=False, zscore=False)
+    expected = [plain_t(x, y, k) for k in range(x.shape[1])]
+    np.testing.assert_allclose(found["statistic"], expected, rtol=1e-7)
+    assert float(found["p_value"].sel(feature="edits")) == 1
+
+
+@pytest.mark.parametrize("folds", ["pairs", "sentences"])
+def test_precomputed_distances_are_explained_like_those_of_activations(folds):
+    data = data_of(table_of())
+    distance = mx.distances(data, distance="manhattan")
+    given = stimuli_of(table_of()).assign(distance=distance)
+    expected = mx.multivariate_importance(data, distance="manhattan", folds=folds)
+    found = mx.multivariate_importance(given, distance="precomputed", folds=folds)
+    xr.testing.assert_allclose(found, expected)
+    three = xr.concat([given["distance"]] * 3, "subject").assign_coords(subject=["a", "b", "c"])
+    several = mx.multivariate_importance(
+        given.assign(distance=three).chunk(), distance="precomputed", folds=folds
+    ).compute()
+    assert several["importance"].dims == ("subject", "feature")
+    xr.testing.assert_allclose(several.sel(subject="b", drop=True), expected)
+    test = mx.randomization_test(given, distance="precomputed", n_draws=9)
+    xr.testing.assert_allclose(test, mx.randomization_test(data, distance="manhattan", n_draws=9))
+
+
+def changed_at(distance, where, value):
+    values = distance.values.copy()
+    values[where] = value
+    return distance.copy(data=values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: changed_at(d, (2, 5), 9.0), "differ by .* there and back"),
+        (lambda d: changed_at(d, (2, 2), 1.0), "of a sentence to itself"),
+        (lambda d: -d, "a distance of -"),
+        (lambda d: changed_at(d, (2, 5), np.nan), "NaN or infinite"),
+        (lambda d: d.isel(other_sentence=slice(10)), "select both"),
+        (lambda d: d.isel(other_sentence=slice(None, None, -1)), "select both"),
+        (lambda d: d.rename(other_sentence="other"), "no dimension 'other_sentence'|dimensions"),
+    ],
+)
+def test_distances_that_are_none_are_named(change, message):
+    data = data_of(table_of())
+    distance = mx.distances(data)
+    stimuli = stimuli_of(table_of())
+    with pytest.raises(InputError, match=message):
+        mx.multivariate_importance(
+            stimuli.assign(distance=change(distance)), distance="precomputed"
+        )
+    feature = change(distance).expand_dims(feature=["given"])
+    with pytest.raises(InputError, match=message):
+        mx.multivariate_importance(data.assign(feature_distance=feature))
+
+
+def test_precomputed_distances_are_asked_for_in_words(activations):
+    with pytest.raises(InputError, match="activations: no variable 'distance', which distance="):
+        mx.multivariate_importance(activations, distance="precomputed")
+    distance = mx.distances(activations).to_dataset(name="distance")
+    with pytest.raises(InputError, match="no variable 'activation'"):
+        mx.multivariate_importance(distance)
+    with pytest.raises(InputError, match="zscore: found True; expected False"):
+        mx.multivariate_importance(distance, distance="precomputed", zscore=True)
+    with pytest.raises(InputError, match="'precomputed' means nothing for a single unit"):
+        mx.univariate_importance(activations, distance="precomputed")

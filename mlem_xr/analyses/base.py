@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mlem_xr.analyses.layers import layer_settings
 from mlem_xr.analyses.lifting import Output, lift
 from mlem_xr.analyses.options import Options
+from mlem_xr.kernels.distances import PRECOMPUTED
 from mlem_xr.schema import (
     MIN_SENTENCES,
     InputError,
@@ -22,6 +23,7 @@ from mlem_xr.schema import (
     check_dataset,
     check_dimensions,
     check_features,
+    check_same_sentences,
     listed,
     shown,
 )
@@ -109,6 +111,8 @@ class Analysis:
         `InputError` if an input is not what it should be; when computed, if activations hold NaN or
         infinite values, or have no answer: the message names the representation.
         """
+        if activations is not None and getattr(options, "distance", None) == PRECOMPUTED:
+            activations = _of_distances(activations, options)
         arrays = _inputs(self, activations, options, features, items, source)
         self.check(arrays, options)
         _check_names(self, arrays, options)
@@ -135,6 +139,29 @@ class Analysis:
             # A result of results that are not there, or not any more, is not there either.
             result = result.assign_coords(computed_from=source["computed_from"])
         return result.assign_attrs(_attributes(self, activations, options, arrays, source))
+
+
+def _of_distances(data: Any, options: Any) -> xr.Dataset:
+    """Put distances of the sentences, which are there already, in the place of activations."""
+    check_dataset("activations", data)
+    if "distance" not in data.data_vars:
+        raise InputError(
+            f"activations: no variable 'distance', which distance={PRECOMPUTED!r} takes; "
+            f"found: {listed(data.data_vars)}"
+        )
+    for dim in ("sentence", "other_sentence"):
+        if dim not in data["distance"].dims:
+            raise InputError(f"activations: 'distance' has no dimension {dim!r}")
+    if options.zscore:
+        raise InputError(f"zscore: found True; expected False with distance={PRECOMPUTED!r}")
+    check_same_sentences("activations", data["distance"])
+    kept = data.drop_vars([n for n in ("activation", "other_sentence") if n in data.variables])
+    # Another Dataset than what a store holds: there is nothing that its results could stand beside.
+    kept = kept.drop_attrs(deep=False).assign_attrs(
+        {name: value for name, value in data.attrs.items() if name != "store"}
+    )
+    distance = kept["distance"].rename(other_sentence="unit")
+    return kept.drop_vars("distance").assign(activation=distance.astype(np.float64))
 
 
 def _inputs(

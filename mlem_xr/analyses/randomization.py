@@ -78,7 +78,13 @@ def _warn_of_fixed_features(
             "sentences, always do, or have distances that follow from those of the other "
             "features; statistic NaN, p-value 1"
         )
-    determined = design.is_determined & ~design.is_collinear
+    given = np.isin(np.arange(len(names)), known["given_of"])
+    if given.any():
+        warn(
+            f"features: the distances of {', '.join(names[given])} are given, so there is nothing "
+            "to draw; p-value 1"
+        )
+    determined = design.is_determined & ~design.is_collinear & ~given
     if determined.any():
         warn(
             f"features: the other features determine {', '.join(names[determined])}, so there is "
@@ -144,11 +150,12 @@ def randomization_test(
     share one are not independent either.
 
     The distribution given the other features is a multinomial logistic regression on their levels
-    (undefined being one more), without interactions, by scikit-learn; for features of items, over
-    the items, on the other features that are constant within them. Numbers and points are the fit
-    of a linear model on the other features, plus its residuals in another order. Undefined values
-    stay where they are. Draws depend on the features, the items and the seed alone, are made once in each process,
-    and are the same for all representations and units; more draws begin with the same ones.
+    (undefined being one more) and numbers, without interactions, by scikit-learn; for features of
+    items, over the items, on the other features that are constant within them. Numbers and points
+    are the fit of a linear model on the other features, plus its residuals in another order; of
+    distances that are given, nothing can be drawn. Undefined values stay where they are. Draws
+    depend on the features, the items and the seed alone, are made once in each process, and are the
+    same for all representations and units; more draws begin with the same ones.
 
     With squared Euclidean distances (and in one dimension, with all that are ``|a_i - a_j|``), sums
     over the sentences of each level are all it takes, and no pair is visited. Any other distance or

@@ -13,6 +13,13 @@ _ROUNDINGS = 16
 """Activations that differ by so many units in the last place of the largest are the same."""
 
 
+PRECOMPUTED = "precomputed"
+"""Distances that were computed elsewhere, in the place of activations."""
+
+_ASYMMETRY = 1e-5
+"""Relative to the largest distance: a larger difference of there and back is no rounding."""
+
+
 class Distance(NamedTuple):
     """A distance between the activations of two sentences."""
 
@@ -69,9 +76,10 @@ DISTANCES: dict[str, Distance] = {
     **_metrics("sqeuclidean", "seuclidean", "braycurtis", "canberra", "hamming"),
     **_metrics("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule"),
     "norm_diff": Distance(_norm_difference, on_line=np.abs, in_space=_norm),
+    PRECOMPUTED: Distance(np.array, of_one_unit=False),
 }
-"""Metrics of `sklearn.metrics.pairwise_distances` that take any matrix, and `norm_diff`, the
-difference of the Euclidean norms."""
+"""Metrics of `sklearn.metrics.pairwise_distances` that take any matrix; `norm_diff`, the difference
+of the Euclidean norms; `precomputed`: the activations are distances."""
 
 
 def distance_matrix(activation: NDArray, distance: str, *, zscore: bool = False) -> NDArray:
@@ -81,6 +89,9 @@ def distance_matrix(activation: NDArray, distance: str, *, zscore: bool = False)
     cannot be computed from these activations, as the Mahalanobis distance with units that depend on
     each other.
     """
+    if distance == PRECOMPUTED:
+        check_distances(activation)
+        return (activation + activation.T) / 2.0
     if is_constant(activation):
         # What rounding leaves of a distance of 0 would be stretched to targets.
         return np.zeros((len(activation), len(activation)))
@@ -102,6 +113,28 @@ def distance_matrix(activation: NDArray, distance: str, *, zscore: bool = False)
             f"distance: {distance!r} is undefined for the activations of sentence {sentence}"
         )
     return result
+
+
+def check_distances(distance: NDArray) -> None:
+    """Check that numbers (sentence, sentence) are distances of sentences to each other.
+
+    Raises `Undefined` if they are not.
+    """
+    n, found = len(distance), None
+    if distance.shape != (n, n):
+        found = f"a shape of {distance.shape}"
+    elif not np.isfinite(distance).all():
+        found = "NaN or infinite values"
+    elif (distance < 0).any():
+        found = f"a distance of {distance.min()}"
+    elif np.diag(distance).any():
+        found = f"a distance of {np.diag(distance).max()} of a sentence to itself"
+    else:
+        apart = np.abs(distance - distance.T).max(initial=0.0)
+        if apart > _ASYMMETRY * distance.max(initial=0.0):
+            found = f"distances that differ by {apart} there and back"
+    if found:
+        raise Undefined(f"distance: {found}; expected symmetric distances, 0 on the diagonal")
 
 
 def neural_distances(activation: NDArray, options: Any) -> dict[str, NDArray]:

@@ -50,6 +50,9 @@ class Items(NamedTuple):
     categorical one has no axis."""
     squared: bool
     """Whether their distances are squared."""
+    given: NDArray | None = None
+    """Distances of the sentences, each an item of its own, where they are given: there is nothing
+    that could be drawn."""
 
     @property
     def are_measured(self) -> bool:
@@ -63,6 +66,8 @@ def items_of(features: Features, items: NDArray, feature: int) -> Items:
     `items` are int32 (sentence, feature); a feature has one level in all sentences of an item that
     define it.
     """
+    if feature in features.given_of:
+        return _given(features, feature)
     codes = features.codes
     defined = codes[:, feature] >= 0
     number = np.full(len(codes), -1)
@@ -78,6 +83,13 @@ def items_of(features: Features, items: NDArray, feature: int) -> Items:
     numbers = _standardized(position[:, constant[features.axis_of]])
     own = position[:, features.axis_of == feature]
     return Items(number, level, covariate, numbers, own, features.squared)
+
+
+def _given(features: Features, feature: int) -> Items:
+    n = len(features.codes)
+    nothing, number = np.empty((n, 0)), np.arange(n)
+    given = features.matrix(feature)
+    return Items(number, number, nothing.astype(int), nothing, nothing, features.squared, given)
 
 
 def _standardized(position: NDArray) -> NDArray:
@@ -100,6 +112,8 @@ def is_determined(items: Items) -> bool:
     that is no chance: with levels assigned at random it would happen, over all that is tried, less
     than once in a thousand times. It takes items that are alike, some ten at least.
     """
+    if items.given is not None:
+        return True
     if items.are_measured:
         _, left = _linear_fit(items)
         centered = items.position - items.position.mean(axis=0)

@@ -22,6 +22,8 @@ def between_points(
     `size` are n (item), `point` A (item, unit), `square` q: (item, unit) for a target per unit, or
     (item, 1) for one over all units.
     """
+    from scipy.spatial.distance import cdist
+
     over_units = square.shape[1] != point.shape[1]
     if squared:
         return _squared(drawn, size, point, square)
@@ -30,7 +32,15 @@ def between_points(
         order = np.argsort(drawn[:, :, 0], axis=1, kind="stable")
         _on_line(drawn[:, :, 0], order, size, point, square, over_units, out)
         return out
-    return np.stack([_in_space(one, size, point, square) for one in drawn])
+    return np.stack([at_distances(cdist(one, one), size, point, square) for one in drawn])
+
+
+def at_distances(distance: NDArray, size: NDArray, point: NDArray, square: NDArray) -> NDArray:
+    """Do the same as `between_points` for items at given distances of each other: (target)."""
+    products = np.einsum("iu,iu->u", point, distance @ point)
+    if square.shape[1] != point.shape[1]:
+        products = products.sum(keepdims=True)
+    return (size @ distance) @ square - products
 
 
 def between_items(drawn: NDArray, target: NDArray, *, squared: bool) -> NDArray:
@@ -108,16 +118,6 @@ def _squared(drawn: NDArray, size: NDArray, point: NDArray, square: NDArray) -> 
     if square.shape[1] != point.shape[1]:
         of_units = of_units.sum(axis=1, keepdims=True)
     return own + of_units
-
-
-def _in_space(one: NDArray, size: NDArray, point: NDArray, square: NDArray) -> NDArray:
-    from scipy.spatial.distance import cdist
-
-    distance = cdist(one, one)
-    products = np.einsum("iu,iu->u", point, distance @ point)
-    if square.shape[1] != point.shape[1]:
-        products = products.sum(keepdims=True)
-    return (size @ distance) @ square - products
 
 
 @numba.njit(nogil=True, cache=True)

@@ -155,6 +155,8 @@ class RandomizationDesign:
         if items.are_measured:
             size = _grouped(np.ones(len(items.number)), items)
             sums[:, 1 + feature] = measures.sum_of_squares(value, size, squared=items.squared)
+        elif items.given is not None:
+            sums[:, 1 + feature] = np.vdot(items.given, items.given) / 2
         return sums
 
     def _unexplained(self, feature: int, squares: NDArray, products: NDArray) -> NDArray:
@@ -238,6 +240,8 @@ def _between_alike(items: Items, value: NDArray, known: NDArray) -> NDArray:
 
     `known` (item, column) are how many sentences of an item have it.
     """
+    if items.given is not None:
+        return np.einsum("ic,ic->c", known, items.given @ known)[np.newaxis] / 2
     if items.are_measured:
         nothing = np.zeros(len(known))
         point = measures.between_points(
@@ -318,6 +322,8 @@ class Points(NamedTuple):
         if self.over_units:
             square = square.sum(axis=1, keepdims=True)
         square, size = _grouped(square, items), _grouped(np.ones(len(square)), items)
+        if items.given is not None:
+            return measures.at_distances(items.given, size, point, square)[np.newaxis]
         if items.are_measured:
             return measures.between_points(value, size, point, square, squared=items.squared)
         everyone = point.sum(axis=0) ** 2
@@ -343,6 +349,8 @@ class Matrix(NamedTuple):
 
     def between(self, items: Items, value: NDArray) -> NDArray:
         """Sum the target times a feature distance over the pairs: (draw, 1)."""
+        if items.given is not None:
+            return np.array([[np.vdot(items.given, self.target) / 2]])
         target = _grouped(_grouped(self.target, items).T, items)
         if items.are_measured:
             sums = measures.between_items(value, target, squared=items.squared)

@@ -7,9 +7,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from mlem_xr.kernels.distances import check_distances
+from mlem_xr.kernels.errors import Undefined
 from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.patterns import MAX_FEATURES, sums_over_pairs
-from mlem_xr.schema import InputError, check_features, kind_of
+from mlem_xr.schema import (
+    InputError,
+    check_features,
+    check_same_sentences,
+    kind_of,
+)
 from mlem_xr.stimuli.table import feature_values, to_codes
 
 _ROWS = 1024
@@ -34,9 +41,13 @@ def feature_codes(data: xr.Dataset, features: Iterable[str] | None = None) -> xr
 
 def feature_arrays(data: xr.Dataset, codes: xr.DataArray) -> dict[str, xr.DataArray]:
     """Return the fields of `Features` beside the codes, with their dimensions."""
-    positions, axis_of = [], []
+    positions, axis_of, given, given_of = [], [], [], []
     for k, name in enumerate(codes["feature"].values.tolist()):
-        if kind_of(data, name) != "categorical":
+        kind = kind_of(data, name)
+        if kind == "given":
+            given.append(_given(data, name))
+            given_of.append(k)
+        elif kind != "categorical":
             position = _scaled(feature_values(data, name))
             positions.append(position)
             axis_of += [k] * position.shape[1]
@@ -46,9 +57,26 @@ def feature_arrays(data: xr.Dataset, codes: xr.DataArray) -> dict[str, xr.DataAr
             np.concatenate([np.empty((n, 0)), *positions], axis=1), dims=("sentence", "axis")
         ),
         "axis_of": xr.DataArray(np.array(axis_of, np.int64), dims="axis"),
-        "given": xr.DataArray(np.empty((0, n, n)), dims=("given", "sentence", "other_sentence")),
-        "given_of": xr.DataArray(np.empty(0, np.int64), dims="given"),
+        "given": xr.DataArray(
+            np.stack([*given]) if given else np.empty((0, n, n)),
+            dims=("given", "sentence", "other_sentence"),
+        ),
+        "given_of": xr.DataArray(np.array(given_of, np.int64), dims="given"),
     }
+
+
+def _given(data: xr.Dataset, feature: str) -> NDArray:
+    """Return distances that are given, checked and divided by the largest one."""
+    argument = f"feature_distance: {feature!r}"
+    distance = data["feature_distance"].sel(feature=feature).transpose("sentence", ...)
+    check_same_sentences(argument, distance)
+    values = np.asarray(distance.values, dtype=np.float64)
+    try:
+        check_distances(values)
+    except Undefined as error:
+        raise InputError(f"{argument}: {error}") from error
+    largest = values.max(initial=0.0)
+    return values / largest if largest > 0 else values
 
 
 def features_in(data: xr.Dataset, features: Iterable[str] | None = None) -> Features:

@@ -109,7 +109,8 @@ def declared_items(data: xr.Dataset, features: Iterable[str]) -> dict[str, str]:
 
     Their attribute `item` names it; a column that is not there any more is nothing.
     """
-    first = {feature: columns_of_feature(data, feature)[0] for feature in features}
+    columns = [name for name in features if kind_of(data, name) != "given"]
+    first = {feature: columns_of_feature(data, feature)[0] for feature in columns}
     named = {feature: data[column].attrs.get("item") for feature, column in first.items()}
     known = columns_of(data)
     return {k: v for k, v in named.items() if isinstance(v, str) and v in known and v != k}
@@ -125,8 +126,11 @@ def _column_name(column: Any) -> str:
 def feature_values(data: xr.Dataset, name: str, *, argument: str = "features") -> np.ndarray:
     """Values of a feature, of whatever type, as `read_stimuli` would give them; so of items.
 
-    One value per sentence; of a vector float64 (sentence, column).
+    One value per sentence; of a vector float64 (sentence, column); of given distances the position
+    of the sentence.
     """
+    if kind_of(data, name) == "given":
+        return np.arange(data.sizes["sentence"])
     columns = [column_values(data, c, argument=argument) for c in columns_of_feature(data, name)]
     return np.stack(columns, axis=1) if kind_of(data, name) == "vector" else columns[0]
 
@@ -180,7 +184,12 @@ def stimuli_hash(stimuli: xr.Dataset) -> str:
 
 
 def _hashed(stimuli: xr.Dataset, column: str) -> list[Any]:
-    values, kind = feature_values(stimuli, column), kind_of(stimuli, column)
+    kind = kind_of(stimuli, column)
+    if kind == "given":
+        distance = stimuli["feature_distance"].sel(feature=column).transpose("sentence", ...)
+        values = np.ascontiguousarray(distance.values, dtype=np.float64)
+        return [kind, hashlib.sha256(values.data).hexdigest()]
+    values = feature_values(stimuli, column)
     if kind != "categorical":
         return [kind, columns_of_feature(stimuli, column), values.tolist()]
     codes, levels = to_codes(values)
@@ -255,9 +264,10 @@ def warn_of_measurements(data: xr.Dataset, features: Iterable[str]) -> None:
     """Warn of categorical features that hold so many numbers that they seem to be numeric."""
     found = []
     for feature in features:
-        values = data[columns_of_feature(data, feature)[0]].values
-        numbers = kind_of(data, feature) == "categorical" and values.dtype.kind == "f"
-        if numbers and len(np.unique(values[~np.isnan(values)])) > _MOST_LEVELS:
+        if kind_of(data, feature) != "categorical":
+            continue
+        values = data[feature].values
+        if values.dtype.kind == "f" and len(np.unique(values[~np.isnan(values)])) > _MOST_LEVELS:
             found.append(feature)
     if found:
         many = "holds" if len(found) == 1 else "hold"
