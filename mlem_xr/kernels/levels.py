@@ -12,8 +12,13 @@ partners of a sentence, which errors over sentences need, from its own position 
 Over several axes the squares add up, S_1^2 becomes |S_1|^2, and the sums of fourth powers come from
 scalar products.
 
+The sums of x_k x_l over the partners of a sentence depend on its levels of k and l alone. So what a
+row of levels predicts is a sum over the two halves of the features, and each half has few distinct
+combinations of levels.
+
 Folds are of sentences. Shapes: F features, C classes, R rows (sentences that share all levels),
-T targets, A axes of a position: a unit has 1, a layer as many as units.
+H combinations of the levels of half of the features, T targets, A axes of a position: a unit has 1,
+a layer as many as units.
 """
 
 import threading
@@ -27,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels.folds import N_FOLDS, TRAIN, VALIDATION, split, too_few
+from mlem_xr.kernels.influence import Items, items_of
 from mlem_xr.kernels.statistics import FoldStatistics, Regressors, Statistics, crossed
 
 
@@ -37,6 +43,49 @@ class LevelSet(NamedTuple):
     n_sentences: float
     n_in_class: NDArray
     """Sentences of each class: float64 (C)."""
+
+
+class Half(NamedTuple):
+    """One half of the features."""
+
+    features: slice
+    number: NDArray
+    """Which combination of its levels each row has: int32 (R)."""
+    level: NDArray
+    """Class of each feature's level in each combination, as for rows: int32 (H, F of half)."""
+    product: NDArray
+    """Sums over the partners of a sentence of (x_k - u_k) x_l, where u is the mean of x and l a
+    feature of this half, for each level of any k and combination: float64 (Q, F of half)."""
+    place: NDArray
+    """Where in `product` each row has those of feature k: int32 (R, F)."""
+
+
+class Pool(NamedTuple):
+    """Sentences of a fold that share an item and a level of its feature: E of them.
+
+    Features of the same items have the same sets of sentences, which are numbered once: P ways to
+    put the sentences into sets.
+    """
+
+    set_of: NDArray
+    """Sets that each sentence is in: int32 (n, P)."""
+    which: NDArray
+    """Number of the set: int64 (E)."""
+    feature: NDArray
+    """int64 (E)"""
+    item: NDArray
+    """Ascending: int64 (E)."""
+    level: NDArray
+    """Class of the feature's level, as for rows: int64 (E)."""
+    size: NDArray
+    """Number of sentences: float64 (E)."""
+    product: NDArray
+    """Their sums of (x_k - u_k) x_l over partners, as in `Half`: float64 (E, F)."""
+
+    @property
+    def n_sets(self) -> int:
+        """Return how many sets there are, of all ways together."""
+        return int(self.set_of.max(initial=-1)) + 1
 
 
 @dataclass(frozen=True)
@@ -50,9 +99,9 @@ class FoldLevels:
     start: NDArray
     """Where each row starts, in `sentence`: int64 (R + 1)."""
     level: NDArray
-    """Class of each feature's level, C where undefined: int32 (R, F)."""
-    xx: NDArray
-    """Sums of x_k x_l over the partners of a sentence: (R, F, F), whole numbers as float32."""
+    """Class of each feature's level, C + k where k is undefined: int32 (R, F)."""
+    halves: tuple[Half, Half]
+    pool: Pool
     train: LevelSet
     validation: LevelSet
     held_out: LevelSet
@@ -60,7 +109,22 @@ class FoldLevels:
     @property
     def row(self) -> NDArray:
         """Return the row of each sentence: int64 (n)."""
-        return np.repeat(np.arange(len(self.level)), np.diff(self.start))
+        return row_of(self.start)
+
+    def products(self, weight: NDArray) -> NDArray:
+        """Sum (x_k - u_k) (w.x) over the partners of a sentence of each row: (R, F, T).
+
+        `weight` is (F, T).
+        """
+        first, second = self.halves
+        total = (first.product @ weight[first.features])[first.place]
+        total += (second.product @ weight[second.features])[second.place]
+        return total
+
+
+def row_of(start: NDArray) -> NDArray:
+    """Return the row of each sentence, from where rows start: int64 (n)."""
+    return np.repeat(np.arange(len(start) - 1), np.diff(start))
 
 
 @dataclass(frozen=True)
@@ -70,17 +134,40 @@ class LevelDesign:
     first_class: NDArray
     """First class of each feature: int64 (F)."""
     n_classes: int
+    items: Items
     folds: Sequence[FoldLevels]
 
+    @property
+    def feature_of_class(self) -> NDArray:
+        """Feature of each class, then of what does not define each: int64 (C + F)."""
+        features = np.arange(len(self.first_class))
+        n_levels = np.diff([*self.first_class, self.n_classes])
+        return np.concatenate([np.repeat(features, n_levels), features])
 
-def level_design(codes: NDArray, random_state: int) -> LevelDesign:
-    """Build the design from feature codes (sentence, feature), once per process.
+    def differing(self, values: NDArray) -> NDArray:
+        """Sum over the sentences that differ from those of a class, out of sums per class (C, ...).
 
-    Raises `Undefined` if a fold has too few sentences to train, validate or test.
+        Besides the classes, each feature has one more, of what does not define it: 0.
+        """
+        of_feature = np.add.reduceat(values, self.first_class, axis=0)
+        found = of_feature[self.feature_of_class]
+        found[: self.n_classes] -= values
+        found[self.n_classes :] = 0.0
+        return found
+
+
+def level_design(codes: NDArray, random_state: int, items: NDArray | None = None) -> LevelDesign:
+    """Build the design from codes and items (sentence, feature), once per process.
+
+    Without items, every sentence is one. Raises `Undefined` if a fold has too few sentences to
+    train, validate or test.
     """
     codes = np.ascontiguousarray(codes, dtype=np.int32)
+    if items is None:
+        items = np.broadcast_to(np.arange(len(codes))[:, np.newaxis], codes.shape)
+    items = np.ascontiguousarray(items, dtype=np.int32)
     with _building:
-        return _cached_design(codes.tobytes(), codes.shape, random_state)
+        return _cached_design(codes.tobytes(), items.tobytes(), codes.shape, random_state)
 
 
 _building = threading.Lock()
@@ -91,13 +178,19 @@ _ROOM = 8
 
 # Two designs: a comparison of two options or stimulus sets keeps both, a long session no more.
 @lru_cache(maxsize=2)
-def _cached_design(code_bytes: bytes, shape: tuple[int, int], random_state: int) -> LevelDesign:
-    codes = np.frombuffer(code_bytes, dtype=np.int32).reshape(shape)
+def _cached_design(
+    code_bytes: bytes, item_bytes: bytes, shape: tuple[int, int], random_state: int
+) -> LevelDesign:
+    codes, drawn = (
+        np.frombuffer(table, dtype=np.int32).reshape(shape) for table in (code_bytes, item_bytes)
+    )
+    items = items_of(drawn)
     # A feature that is defined nowhere has a class without sentences.
     n_levels = np.maximum(codes.max(axis=0) + 1, 1)
     first_class = np.concatenate([[0], np.cumsum(n_levels)[:-1]])
     n_classes = int(n_levels.sum())
-    level = np.where(codes < 0, n_classes, codes + first_class).astype(np.int32)
+    undefined = n_classes + np.arange(codes.shape[1])
+    level = np.where(codes < 0, undefined, codes + first_class).astype(np.int32)
     held_out, subset = split(len(codes), random_state)
     folds = []
     for fold in range(N_FOLDS):
@@ -105,11 +198,13 @@ def _cached_design(code_bytes: bytes, shape: tuple[int, int], random_state: int)
         sizes = np.bincount(subset[own], minlength=2)
         if sizes.min() < 2:
             raise too_few(len(codes), "sentences")
-        folds.append(_fold_levels(own, level, subset, n_classes))
-    return LevelDesign(first_class, n_classes, folds)
+        folds.append(_fold_levels(own, level, subset, items.number, n_classes))
+    return LevelDesign(first_class, n_classes, items, folds)
 
 
-def _fold_levels(own: NDArray, level: NDArray, subset: NDArray, n_classes: int) -> FoldLevels:
+def _fold_levels(
+    own: NDArray, level: NDArray, subset: NDArray, item: NDArray, n_classes: int
+) -> FoldLevels:
     order = np.lexsort(level[own].T)
     sentence = own[order]
     sorted_level, subset = level[sentence], subset[sentence]
@@ -122,15 +217,83 @@ def _fold_levels(own: NDArray, level: NDArray, subset: NDArray, n_classes: int) 
             for chosen in (subset == TRAIN, subset == VALIDATION, np.ones(len(own)))
         ]
     )
-    xx, products = differing(rows, count, n_classes)
-    in_class = np.zeros((len(count), n_classes + 1))
+    xx, products = differing(np.minimum(rows, n_classes), count, n_classes)
+    in_class = np.zeros((len(count), n_classes + rows.shape[1]))
     for sums, one in zip(in_class, count, strict=True):
         np.add.at(sums, rows, one[:, np.newaxis])
     train, validation, held_out = (
-        LevelSet(Regressors(n * (n - 1) / 2, np.diag(total).copy(), total), n, sums[:-1])
+        LevelSet(Regressors(n * (n - 1) / 2, np.diag(total).copy(), total), n, sums[:n_classes])
         for n, total, sums in zip(count.sum(axis=1).tolist(), products, in_class, strict=True)
     )
-    return FoldLevels(sentence, subset, start, rows, xx, train, validation, held_out)
+    # Sums over partners of (x_k - u_k) x_l, as they stand in psi.
+    product = xx - held_out.regressors.mean[:, np.newaxis] * np.einsum("rkk->rk", xx)[:, np.newaxis]
+    middle = rows.shape[1] // 2
+    first, second = (_half(f, rows, product) for f in (slice(0, middle), slice(middle, None)))
+    pool = _pool(item[sentence], start, rows, product)
+    return FoldLevels(
+        sentence, subset, start, rows, (first, second), pool, train, validation, held_out
+    )
+
+
+def _half(features: slice, rows: NDArray, product: NDArray) -> Half:
+    number, first = np.zeros(len(rows), np.int64), np.zeros(1, np.int64)
+    for column in rows[:, features].T:
+        number, first = _numbered(number, column)
+    place, products, n = np.empty(rows.shape, np.int32), [], 0
+    for k, column in enumerate(rows.T):
+        own, example = _numbered(number, column)
+        place[:, k] = own + n
+        products.append(product[example, k, features])
+        n += len(example)
+    level = np.ascontiguousarray(rows[first, features])
+    return Half(features, number.astype(np.int32), level, np.concatenate(products), place)
+
+
+def _numbered(first: NDArray, second: NDArray) -> tuple[NDArray, NDArray]:
+    """Give pairs of whole numbers a number; return those, and where each pair is first."""
+    n_second = int(second.max(initial=0)) + 1
+    pair = first * np.int64(n_second) + second
+    n_pairs = (int(first.max(initial=0)) + 1) * n_second
+    if n_pairs > _ROOM * len(pair):
+        pair = np.unique(pair, return_inverse=True)[1].ravel()
+        n_pairs = len(pair)
+    return _number(pair, n_pairs)
+
+
+@numba.njit(nogil=True, cache=True)
+def _number(values: NDArray, n_values: int) -> tuple[NDArray, NDArray]:
+    """Give values below `n_values` a number each, in the order in which they come."""
+    number_of, number = np.full(n_values, -1), np.empty(len(values), np.int64)
+    first, n = np.empty(len(values), np.int64), 0
+    for i in range(len(values)):
+        if number_of[values[i]] < 0:
+            number_of[values[i]] = n
+            first[n] = i
+            n += 1
+        number[i] = number_of[values[i]]
+    return number, first[:n]
+
+
+def _pool(item: NDArray, start: NDArray, rows: NDArray, product: NDArray) -> Pool:
+    """Put sentences (n, F), whose own items are -1, into sets."""
+    row = row_of(start)
+    ways: dict[bytes, NDArray] = {}
+    parts, products = [np.zeros((5, 0), np.int64)], [np.zeros((0, item.shape[1]))]
+    for k in np.flatnonzero(item[0] >= 0):
+        level = rows[row, k]
+        key = item[:, k] * np.int64(level.max() + 1) + level
+        _, first, number = np.unique(key, return_index=True, return_inverse=True)
+        n_before = 1 + max((int(way.max()) for way in ways.values()), default=-1)
+        way = ways.setdefault(number.tobytes(), number + n_before)
+        size, feature = np.bincount(number), np.full(len(first), k)
+        parts.append(np.stack([way[first], feature, item[first, k], level[first], size]))
+        order = np.argsort(number, kind="stable")
+        products.append(np.add.reduceat(product[row[order], k], np.cumsum(size) - size))
+    which, feature, of_item, level, size = np.concatenate(parts, axis=1)
+    set_of = np.stack([np.zeros(len(row)), *ways.values()], axis=1)[:, 1:].astype(np.int32)
+    return Pool(
+        set_of, which, feature, of_item, level, size.astype(np.float64), np.concatenate(products)
+    )
 
 
 def differing(rows: NDArray, count: NDArray, undefined: int) -> tuple[NDArray, NDArray]:
