@@ -58,6 +58,8 @@ class Half(NamedTuple):
     feature of this half, for each level of any k and combination: float64 (Q, F of half)."""
     place: NDArray
     """Where in `product` each row has those of feature k: int32 (R, F)."""
+    own_place: NDArray
+    """Where each combination has those of the features of this half: int32 (H, F of half)."""
 
 
 class Pool(NamedTuple):
@@ -245,8 +247,10 @@ def _half(features: slice, rows: NDArray, product: NDArray) -> Half:
         place[:, k] = own + n
         products.append(product[example, k, features])
         n += len(example)
-    level = np.ascontiguousarray(rows[first, features])
-    return Half(features, number.astype(np.int32), level, np.concatenate(products), place)
+    level, own_place = (np.ascontiguousarray(of_row[first, features]) for of_row in (rows, place))
+    return Half(
+        features, number.astype(np.int32), level, np.concatenate(products), place, own_place
+    )
 
 
 def _numbered(first: NDArray, second: NDArray) -> tuple[NDArray, NDArray]:

@@ -258,19 +258,31 @@ def influence_sums(
         weight,
         _in_blocks(per_unit, n_blocks),
     )
+    first, second = fold.halves
     for block in range(n_blocks):
-        of_combination = [_of_combinations(of_class[block], half.level) for half in fold.halves]
+        own, feature = of_class[block], of_feature[block]
+        # sum_j (x_k - u_k) (w.x), of the features of either half in w.x.
         predicted = [half.product @ weight[block, half.features] for half in fold.halves]
         _sum_squares(
             units.position[block],
             fold.start,
             fold.level,
-            *(half.number for half in fold.halves),
-            *(half.place for half in fold.halves),
-            *of_combination,
-            *predicted,
-            of_class[block],
-            of_feature[block],
+            (first.number, second.number),
+            (first.place, second.place),
+            (
+                _of_combinations(own, feature, predicted[0], first.level, first.own_place, 0),
+                _of_combinations(
+                    own,
+                    feature,
+                    predicted[1],
+                    second.level,
+                    second.own_place,
+                    second.features.start,
+                ),
+            ),
+            (predicted[0], predicted[1]),
+            own,
+            feature,
             of_score[block],
             alone,
             square[block],
@@ -284,15 +296,31 @@ def influence_sums(
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def _of_combinations(of_class: NDArray, level: NDArray) -> NDArray:
-    """Add up what the classes of each combination of levels add to that on R2: (H, 3 BLOCK)."""
+def _of_combinations(
+    of_class: NDArray,
+    of_feature: NDArray,
+    predicted: NDArray,
+    level: NDArray,
+    place: NDArray,
+    first_feature: int,
+) -> NDArray:
+    """Sum what levels, and products of them, of half of the features add to that on R2.
+
+    For each combination of levels: (H, 3 BLOCK).
+    """
     found = np.zeros((len(level), 3 * BLOCK))
     for h in range(len(level)):
         out = found[h]
-        for c in level[h]:
-            own = of_class[c]
+        for k in range(level.shape[1]):
+            own, w, product = (
+                of_class[level[h, k]],
+                of_feature[first_feature + k],
+                predicted[place[h, k]],
+            )
             for lane in range(3 * BLOCK):
                 out[lane] += own[3 * BLOCK + lane]
+            for lane in range(BLOCK):
+                out[lane] += w[BLOCK + lane] * product[lane]
     return found
 
 
@@ -369,6 +397,7 @@ def _polynomials(
     s1, s2, s3, s4 = np.moveaxis(units.power_sums.sum(axis=1), 1, 0)[:, :, np.newaxis]
     predicted = (mean @ weight)[:, np.newaxis]
     partners = n - 1
+    of_others = _counted_means(mean[:, np.newaxis] * weight, design)
     of_products = second - u * s2 - (y0 - predicted) * (count - partners * u)
     square = (1 - 2 * u) * count + partners * u**2
     of_class = [
@@ -376,7 +405,7 @@ def _polynomials(
         -4 * w * (first - u * s1),
         2 * w * (count - u * n),
         # r^2 has -2 y (b + w.x) + 2 b w.x + (w.x)^2, the last of which has u (w.x) of each feature.
-        residual * w * ((2 * intercept + predicted) * count - 2 * second),
+        residual * w * ((2 * intercept + of_others) * count - 2 * second),
         4 * residual * w * first,
         -2 * residual * w * count,
     ]
@@ -392,19 +421,27 @@ def _polynomials(
     return np.concatenate(of_class, axis=2), of_feature, np.concatenate(of_score, axis=2)[:, 0]
 
 
+def _counted_means(predicted: NDArray, design: LevelDesign) -> NDArray:
+    """Sum u_k w_k (block, F, BLOCK) as often as a class's feature is in products with k.
+
+    Within a half once; of two halves, only products of the first half with the second are taken,
+    twice.
+    """
+    middle = predicted.shape[1] // 2
+    first, second = (part.sum(axis=1, keepdims=True) for part in np.split(predicted, [middle], 1))
+    in_first = design.feature_of_class[:, np.newaxis] < middle
+    return np.where(in_first, first, 2 * first + second)
+
+
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
 def _sum_squares(
     position: NDArray,
     start: NDArray,
     level: NDArray,
-    first_number: NDArray,
-    second_number: NDArray,
-    first_place: NDArray,
-    second_place: NDArray,
-    of_first: NDArray,
-    of_second: NDArray,
-    first_predicted: NDArray,
-    second_predicted: NDArray,
+    number: tuple[NDArray, NDArray],
+    place: tuple[NDArray, NDArray],
+    of_combination: tuple[NDArray, NDArray],
+    predicted: tuple[NDArray, NDArray],
     of_class: NDArray,
     of_feature: NDArray,
     of_score: NDArray,
@@ -414,38 +451,33 @@ def _sum_squares(
     """Add the squares of sum_j psi of the sentences to `square` (F + 1, BLOCK).
 
     `position` is (n, BLOCK). Of each half of the features, `number` and `place` are those of
-    `mlem_xr.kernels.levels.Half`, `of_first` and `of_second` are what combinations of levels add to
-    the polynomial on R2, and `predicted` (Q, BLOCK) holds sum_j (x_k - u_k) (w.x). `alone` are the
-    features without items; the others are those of `_polynomials`.
+    `mlem_xr.kernels.levels.Half`, `of_combination` is what `_of_combinations` returns, and
+    `predicted` (Q, BLOCK) holds sum_j (x_k - u_k) (w.x). `alone` are the features without items;
+    the others are those of `_polynomials`.
     """
     n_rows, n_features = level.shape
+    (first_number, second_number), (first_place, second_place) = number, place
+    (of_first, of_second), (of_first_half, of_second_half) = of_combination, predicted
     power, score = np.empty(4 * BLOCK), np.empty(5 * BLOCK)
-    product = np.empty((n_features, BLOCK))
     for r in range(n_rows):
         one, other = of_first[first_number[r]], of_second[second_number[r]]
         score[:] = of_score
         for lane in range(3 * BLOCK):
             score[lane] += one[lane] + other[lane]
-        for k in range(n_features):
-            one, other = first_predicted[first_place[r, k]], second_predicted[second_place[r, k]]
-            w, own = of_feature[k], product[k]
+        # Products of a feature of the first half and one of the second stand in (w.x)^2 twice.
+        for k in range(n_features // 2):
+            other, w = of_second_half[second_place[r, k]], of_feature[k]
             for lane in range(BLOCK):
-                own[lane] = one[lane] + other[lane]
-                score[lane] += w[BLOCK + lane] * own[lane]
+                score[lane] += 2.0 * w[BLOCK + lane] * other[lane]
         power[:] = 0.0
         for i in range(start[r], start[r + 1]):
-            a = position[i]
-            for lane in range(BLOCK):
-                b = a[lane] * a[lane]
-                power[lane] += a[lane]
-                power[BLOCK + lane] += b
-                power[2 * BLOCK + lane] += a[lane] * b
-                power[3 * BLOCK + lane] += b * b
+            _add_powers(position[i], power)
         n_sentences = np.float64(start[r + 1] - start[r])
         for k in alone:
+            one, other = of_first_half[first_place[r, k]], of_second_half[second_place[r, k]]
             own, w, out = of_class[level[r, k]], of_feature[k], square[k]
             for lane in range(BLOCK):
-                p0 = own[lane] + w[lane] * product[k, lane]
+                p0 = own[lane] + w[lane] * (one[lane] + other[lane])
                 p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
                 a1, a2 = power[lane], power[BLOCK + lane]
                 a3, a4 = power[2 * BLOCK + lane], power[3 * BLOCK + lane]
@@ -461,6 +493,19 @@ def _sum_squares(
             for lane in range(BLOCK):
                 value = _quartic(score, a[lane], lane)
                 out[lane] += value * value
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _add_powers(a: NDArray, power: NDArray) -> None:
+    """Add the first four powers of the positions of a sentence: (4 BLOCK)."""
+    for lane in range(BLOCK):
+        power[lane] += a[lane]
+    for lane in range(BLOCK):
+        power[BLOCK + lane] += a[lane] * a[lane]
+    for lane in range(BLOCK):
+        power[2 * BLOCK + lane] += a[lane] * (a[lane] * a[lane])
+    for lane in range(BLOCK):
+        power[3 * BLOCK + lane] += (a[lane] * a[lane]) * (a[lane] * a[lane])
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST, inline="always")
