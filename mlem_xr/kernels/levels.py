@@ -102,7 +102,8 @@ class FoldLevels:
     """Where each row starts, in `sentence`: int64 (R + 1)."""
     level: NDArray
     """Class of each feature's level, C + k where k is undefined: int32 (R, F)."""
-    halves: tuple[Half, Half]
+    halves: tuple[Half, ...]
+    """The two of them."""
     pool: Pool
     train: LevelSet
     validation: LevelSet
@@ -207,12 +208,16 @@ def _cached_design(
 def _fold_levels(
     own: NDArray, level: NDArray, subset: NDArray, item: NDArray, n_classes: int
 ) -> FoldLevels:
-    order = np.lexsort(level[own].T)
-    sentence = own[order]
-    sorted_level, subset = level[sentence], subset[sentence]
-    new = np.append(True, (sorted_level[1:] != sorted_level[:-1]).any(axis=1))
-    start = np.append(np.flatnonzero(new), len(own))
-    rows, row = sorted_level[start[:-1]], np.cumsum(new) - 1
+    middle = level.shape[1] // 2
+    features = slice(0, middle), slice(middle, None)
+    # In the order of the second half, so that what is looked up of it stays in cache.
+    first, second = (_combinations(level[own, part]) for part in features)
+    key = second * (first.max() + 1) + first
+    order = np.argsort(key, kind="stable")
+    sentence, key = own[order], key[order]
+    subset = subset[sentence]
+    start = np.flatnonzero(np.diff(key, prepend=-1, append=-1))
+    rows, row = level[sentence[start[:-1]]], row_of(start)
     count = np.stack(
         [
             np.bincount(row, chosen, minlength=len(rows)).astype(np.float64)
@@ -220,37 +225,52 @@ def _fold_levels(
         ]
     )
     xx, products = differing(np.minimum(rows, n_classes), count, n_classes)
-    in_class = np.zeros((len(count), n_classes + rows.shape[1]))
-    for sums, one in zip(in_class, count, strict=True):
-        np.add.at(sums, rows, one[:, np.newaxis])
+    in_class = [np.bincount(rows.ravel(), n.repeat(rows.shape[1]), n_classes) for n in count]
     train, validation, held_out = (
         LevelSet(Regressors(n * (n - 1) / 2, np.diag(total).copy(), total), n, sums[:n_classes])
         for n, total, sums in zip(count.sum(axis=1).tolist(), products, in_class, strict=True)
     )
-    # Sums over partners of (x_k - u_k) x_l, as they stand in psi.
-    product = xx - held_out.regressors.mean[:, np.newaxis] * np.einsum("rkk->rk", xx)[:, np.newaxis]
-    middle = rows.shape[1] // 2
-    first, second = (_half(f, rows, product) for f in (slice(0, middle), slice(middle, None)))
-    pool = _pool(item[sentence], start, rows, product)
-    return FoldLevels(
-        sentence, subset, start, rows, (first, second), pool, train, validation, held_out
-    )
+    products_of = _Products(xx, held_out.regressors.mean)
+    halves = tuple(_half(part, rows, products_of) for part in features)
+    pool = _pool(item[sentence], row, rows, products_of)
+    return FoldLevels(sentence, subset, start, rows, halves, pool, train, validation, held_out)
 
 
-def _half(features: slice, rows: NDArray, product: NDArray) -> Half:
-    number, first = np.zeros(len(rows), np.int64), np.zeros(1, np.int64)
-    for column in rows[:, features].T:
-        number, first = _numbered(number, column)
+class _Products(NamedTuple):
+    """Sums over the partners of a sentence of (x_k - u_k) x_l, as they stand in psi."""
+
+    xx: NDArray
+    """Of x_k x_l: (R, F, F)."""
+    mean: NDArray
+    """u: (F)"""
+
+    def of(self, k: int, row: NDArray, features: slice) -> NDArray:
+        """Return those of feature k, some rows, and x_l of some features."""
+        x = np.einsum("rkk->rk", self.xx)
+        return self.xx[row, k, features] - self.mean[k] * x[row, features]
+
+
+def _half(features: slice, rows: NDArray, products_of: _Products) -> Half:
+    number = _combinations(rows[:, features])
     place, products, n = np.empty(rows.shape, np.int32), [], 0
     for k, column in enumerate(rows.T):
         own, example = _numbered(number, column)
         place[:, k] = own + n
-        products.append(product[example, k, features])
+        products.append(products_of.of(k, example, features))
         n += len(example)
-    level, own_place = (np.ascontiguousarray(of_row[first, features]) for of_row in (rows, place))
+    _, example = _numbered(number, np.zeros_like(number))
+    level, own_place = (np.ascontiguousarray(of_row[example, features]) for of_row in (rows, place))
     return Half(
         features, number.astype(np.int32), level, np.concatenate(products), place, own_place
     )
+
+
+def _combinations(level: NDArray) -> NDArray:
+    """Give each combination of levels a number: int64 (row)."""
+    number = np.zeros(len(level), np.int64)
+    for column in level.T:
+        number, _ = _numbered(number, column)
+    return number
 
 
 def _numbered(first: NDArray, second: NDArray) -> tuple[NDArray, NDArray]:
@@ -278,21 +298,23 @@ def _number(values: NDArray, n_values: int) -> tuple[NDArray, NDArray]:
     return number, first[:n]
 
 
-def _pool(item: NDArray, start: NDArray, rows: NDArray, product: NDArray) -> Pool:
+def _pool(item: NDArray, row: NDArray, rows: NDArray, products_of: _Products) -> Pool:
     """Put sentences (n, F), whose own items are -1, into sets."""
-    row = row_of(start)
     ways: dict[bytes, NDArray] = {}
     parts, products = [np.zeros((5, 0), np.int64)], [np.zeros((0, item.shape[1]))]
     for k in np.flatnonzero(item[0] >= 0):
         level = rows[row, k]
-        key = item[:, k] * np.int64(level.max() + 1) + level
-        _, first, number = np.unique(key, return_index=True, return_inverse=True)
+        number, first = _numbered(item[:, k], level)
         n_before = 1 + max((int(way.max()) for way in ways.values()), default=-1)
         way = ways.setdefault(number.tobytes(), number + n_before)
         size, feature = np.bincount(number), np.full(len(first), k)
-        parts.append(np.stack([way[first], feature, item[first, k], level[first], size]))
+        part = np.stack([way[first], feature, item[first, k], level[first], size])
         order = np.argsort(number, kind="stable")
-        products.append(np.add.reduceat(product[row[order], k], np.cumsum(size) - size))
+        own = products_of.of(k, row[order], slice(None))
+        sums = np.add.reduceat(own, np.cumsum(size) - size)
+        by_item = np.argsort(item[first, k], kind="stable")
+        parts.append(part[:, by_item])
+        products.append(sums[by_item])
     which, feature, of_item, level, size = np.concatenate(parts, axis=1)
     set_of = np.stack([np.zeros(len(row)), *ways.values()], axis=1)[:, 1:].astype(np.int32)
     return Pool(
@@ -312,7 +334,7 @@ def differing(rows: NDArray, count: NDArray, undefined: int) -> tuple[NDArray, N
     local = np.stack([np.unique(column, return_inverse=True)[1] for column in rows.T], axis=1)
     local = np.where(rows == undefined, -1, local)
     n_levels = local.max(axis=0) + 1
-    xx = np.empty((n_rows, n_features, n_features), np.float32)
+    xx = np.empty((n_features, n_features, n_rows), np.float32)
     products = np.empty((len(count), n_features, n_features))
     for k in range(n_features):
         for j in range(k + 1):
@@ -321,10 +343,10 @@ def differing(rows: NDArray, count: NDArray, undefined: int) -> tuple[NDArray, N
             if n_both > _ROOM * n_rows:
                 both = np.unique(both, return_inverse=True)[1].ravel()
                 n_both = both.max() + 1
-            sums = _differ(local[:, k], local[:, j], both, int(n_both), count, xx[:, k, j])
+            sums = _differ(local[:, k], local[:, j], both, int(n_both), count, xx[k, j])
             products[:, k, j] = products[:, j, k] = sums
-            xx[:, j, k] = xx[:, k, j]
-    return xx, products
+            xx[j, k] = xx[k, j]
+    return np.moveaxis(xx, -1, 0), products
 
 
 @numba.njit(nogil=True, cache=True)
@@ -333,10 +355,10 @@ def _differ(
 ) -> NDArray:
     """Count for two features; `both` numbers pairs of levels. Fills `out`, returns sums: (S)."""
     sums = np.zeros(len(count))
+    n_first, n_second = first.max() + 1, second.max() + 1
     for s in range(len(count)):
         whole = 0.0
-        of_first, of_second = np.zeros(first.max() + 2), np.zeros(second.max() + 2)
-        of_both = np.zeros(n_both)
+        of_first, of_second, of_both = np.zeros(n_first), np.zeros(n_second), np.zeros(n_both)
         for r in range(len(first)):
             if first[r] >= 0 and second[r] >= 0:
                 n = count[s, r]
@@ -344,12 +366,12 @@ def _differ(
                 of_first[first[r]] += n
                 of_second[second[r]] += n
                 of_both[both[r]] += n
-        for r in range(len(first)):
-            n = 0.0
-            if first[r] >= 0 and second[r] >= 0:
-                n = whole - of_first[first[r]] - of_second[second[r]] + of_both[both[r]]
-            sums[s] += count[s, r] * n / 2
-            out[r] = n
+        same_in_one = (of_first**2).sum() + (of_second**2).sum()
+        sums[s] = (whole**2 - same_in_one + (of_both**2).sum()) / 2
+    for r in range(len(first)):
+        out[r] = 0.0
+        if first[r] >= 0 and second[r] >= 0:
+            out[r] = whole - of_first[first[r]] - of_second[second[r]] + of_both[both[r]]
     return sums
 
 
