@@ -66,6 +66,10 @@ RESERVED = frozenset(
 ITEM = "item"
 """What the attribute `role` of a column of items says."""
 
+NUMERIC = "numeric"
+"""What the attribute `kind` of a numeric feature says. The columns of a vector have the name of the
+feature as their attribute `vector`."""
+
 Check = Callable[[str, Any], Any]
 """Takes the name of an argument and what was given; returns the value in its one form, or raises
 `InputError`."""
@@ -326,21 +330,27 @@ def check_dataset(argument: str, value: Any) -> None:
 
 
 def check_features(data: xr.Dataset, features: Iterable[str] | None = None) -> list[str]:
-    """Return the names of the features to use, in order.
-
-    A feature is a column that is no item. The attribute `features`, if there, says which of them
-    count and in which order.
-    """
-    items = check_items(data)
-    found = [name for name in columns_of(data) if name not in items]
-    given = several("features", data.attrs.get("features", found), check_text, empty=True)
-    known = [name for name in given if name in found]
+    """Return the names of the features to use, in order: all that there are, by default."""
+    known = features_of(data)
     if not known:
         raise InputError("features: none found; expected a coordinate over 'sentence' for each")
     if features is None:
         return known
 
     return several("features", features, among(known), twice=False)
+
+
+def features_of(data: xr.Dataset) -> list[str]:
+    """Return the names of the features that there are, in order.
+
+    A feature is a column that is no item, or several columns that are a vector. The attribute
+    `features`, if there, says which of them count and in which order.
+    """
+    items = check_items(data)
+    columns = [name for name in columns_of(data) if name not in items]
+    found = list(dict.fromkeys(data[column].attrs.get("vector", column) for column in columns))
+    given = several("features", data.attrs.get("features", found), check_text, empty=True)
+    return [name for name in given if name in found]
 
 
 def check_items(data: xr.Dataset) -> list[str]:
@@ -363,6 +373,20 @@ def columns_of(data: xr.Dataset) -> list[str]:
         for name, coordinate in data.coords.items()
         if coordinate.dims == ("sentence",) and name not in RESERVED
     ]
+
+
+def columns_of_feature(data: xr.Dataset, feature: str) -> list[str]:
+    """Return the names of a feature's columns: several if it is a vector."""
+    found = [name for name in columns_of(data) if data[name].attrs.get("vector") == feature]
+    return found or [feature]
+
+
+def kind_of(data: xr.Dataset, feature: str) -> str:
+    """Return the kind of a feature: `categorical`, `numeric` or `vector`."""
+    attrs = data[columns_of_feature(data, feature)[0]].attrs
+    if "vector" in attrs:
+        return "vector"
+    return NUMERIC if attrs.get("kind") == NUMERIC else "categorical"
 
 
 def warn(message: str) -> None:

@@ -27,6 +27,19 @@ def feature_distances(columns: list[np.ndarray]) -> np.ndarray:
     )
 
 
+def distances_of_kinds(columns: list[np.ndarray], kinds: list[str]) -> np.ndarray:
+    """(pair, feature): as far apart as two sentences are in features of any kind."""
+    x = feature_distances(
+        [c if kind == "categorical" else c[:, 0] for c, kind in zip(columns, kinds, strict=True)]
+    )
+    for k, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
+        if kind != "categorical":
+            pairs = combinations(range(len(column)), 2)
+            d = np.array([np.linalg.norm(column[i] - column[j]) for i, j in pairs])
+            x[:, k] = np.nan_to_num(d) / np.nanmax(d)
+    return x
+
+
 def target(activation: np.ndarray, distance: str, *, min_max: bool, zscore: bool) -> np.ndarray:
     """(pair): the squared, perhaps min-max scaled distances."""
     activation = activation.astype(float)
@@ -97,8 +110,10 @@ def errors_over_sentences(x, y, splits, out) -> dict[str, np.ndarray]:
         r = y[test] - out["intercept"][fold] - own @ w
         for k in range(x.shape[1]):
             xk, u = own[:, k], own[:, k].mean()
-            phi = w[k] ** 2 * (u - 2 * u * xk + xk) - 2 * w[k] * (u - xk) * r
-            phi = phi + (xk - u) * (w[k] ** 2 * (1 - 2 * u) - 2 * w[k] * r.mean())
+            v = np.mean(xk**2)
+            phi = w[k] ** 2 * (v - 2 * u * xk + xk**2) - 2 * w[k] * (u - xk) * r
+            # u and v are estimated too.
+            phi = phi + w[k] ** 2 * (xk**2 - v - 2 * u * (xk - u)) - 2 * w[k] * (xk - u) * r.mean()
             error = u_statistic_error(phi, pairs[test], np.arange(n))
             squares[k] += (sizes[fold] / sizes.sum()) ** 2 * error
         m, v, deviation = np.mean(r**2), np.var(y[test]), y[test] - y[test].mean()

@@ -6,6 +6,7 @@ import mlem_xr as mx
 import plain
 from mlem_xr.kernels.conditional import residuals
 from mlem_xr.kernels.design import pair_design
+from mlem_xr.kernels.features import features_of
 from mlem_xr.stimuli.pairs import feature_codes
 
 
@@ -32,7 +33,7 @@ def test_conditional_importance_is_that_of_resampled_residuals(related, method):
         related["activation"].isel(cell).values, "euclidean", min_max=True, zscore=False
     )
     splits = plain.pair_splits(len(y), 0)
-    design = pair_design(feature_codes(related).values)
+    design = pair_design(features_of(feature_codes(related).values))
     rows = [tuple(row) for row in design.pattern]
     permuted = []
     for fold, (_, _, _, test) in enumerate(splits):

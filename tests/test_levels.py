@@ -18,6 +18,7 @@ from mlem_xr.kernels.levels import differing, fold_statistics, level_design
 OPTIONS = {
     **{"distance": "euclidean", "target": "square", "min_max": False, "zscore": False},
     **{"conditional": False, "folds": "sentences", "random_state": 0, "mae": False},
+    **{"scale": "linear"},
     "alphas": 10.0 ** np.arange(-4, 5),
 }
 
@@ -138,7 +139,8 @@ def test_features_of_many_levels_are_counted_too():
 def outputs_of(function, activation, codes, items=None, **options):
     items = np.arange(len(codes)) if items is None else items
     items = np.broadcast_to(np.reshape(items, (len(codes), -1)), codes.shape)
-    return function(activation, codes, items.astype(np.int32), SimpleNamespace(**OPTIONS | options))
+    chosen = SimpleNamespace(**OPTIONS | options)
+    return function(activation, items.astype(np.int32), chosen, codes=codes)
 
 
 def signal(seed, codes, n_units):

@@ -8,6 +8,7 @@ import pytest
 
 from mlem_xr.kernels import moments
 from mlem_xr.kernels.design import pair_design
+from mlem_xr.kernels.features import features_of
 from mlem_xr.kernels.folds import pair_labels
 from mlem_xr.kernels.targets import TARGETS
 
@@ -17,7 +18,7 @@ CODES = np.random.default_rng(0).integers(-1, 2, (60, 3)).astype(np.int32)
 
 def plain_sums(activation, function, *, min_max):
     """Sum `function(y, group)` per group and unit over a loop of pairs."""
-    design = pair_design(CODES)
+    design = pair_design(features_of(CODES))
     label, _ = pair_labels(60, folds="pairs", random_state=0)
     rows = [tuple(row) for row in design.pattern.astype(int)]
     pairs = list(combinations(range(60), 2))
@@ -37,7 +38,7 @@ def plain_sums(activation, function, *, min_max):
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_unit_moments_are_the_sums_over_pairs(min_max, offset):
     activation = np.random.default_rng(1).normal(size=(60, 5)) * [1, 10, 0.01, 1, 3] + offset
-    design = pair_design(CODES)
+    design = pair_design(features_of(CODES))
     target = SQUARE.of_units(activation, min_max)
     total, squared = moments.unit_moments(target, design.pairs)
     expected = plain_sums(activation, lambda y, g, u: y, min_max=min_max)
@@ -49,7 +50,7 @@ def test_unit_moments_are_the_sums_over_pairs(min_max, offset):
 
 def test_unit_absolute_error_is_the_sum_over_pairs():
     activation = np.random.default_rng(1).normal(size=(60, 5))
-    design = pair_design(CODES)
+    design = pair_design(features_of(CODES))
     prediction = np.random.default_rng(2).random((design.n_pairs.size, moments.BLOCK)) * 0.3
     for min_max in (True, False):
         target = SQUARE.of_units(activation, min_max)
@@ -64,7 +65,7 @@ def test_unit_absolute_error_is_the_sum_over_pairs():
 @pytest.mark.parametrize("name", TARGETS)
 def test_pair_moments_are_the_sums_over_pairs(name, min_max):
     activation = np.random.default_rng(1).normal(size=(60, 1))
-    design = pair_design(CODES)
+    design = pair_design(features_of(CODES))
     y = TARGETS[name].of_distances(np.abs(activation - activation.T), min_max)
     # The plain sums are over squares.
     power = {"square": 1, "none": 0.5}[name]
@@ -82,7 +83,7 @@ def test_pair_moments_are_the_sums_over_pairs(name, min_max):
 @pytest.mark.parametrize("min_max", [True, False])
 def test_constant_activations_have_zero_targets(min_max):
     target = SQUARE.of_units(np.full((60, 2), 7.0), min_max)
-    total, squared = moments.unit_moments(target, pair_design(CODES).pairs)
+    total, squared = moments.unit_moments(target, pair_design(features_of(CODES)).pairs)
     np.testing.assert_array_equal(total, 0)
     np.testing.assert_array_equal(squared, 0)
     equal = SQUARE.of_distances(1.0 - np.eye(60), min_max)[np.triu_indices(60, 1)]

@@ -8,11 +8,11 @@ import plain
 from mlem_xr.kernels.conditional import residuals
 from mlem_xr.kernels.design import pair_design
 from mlem_xr.kernels.errors import Undefined
+from mlem_xr.kernels.features import features_of
 from mlem_xr.kernels.folds import pair_labels
-from mlem_xr.kernels.patterns import pair_patterns
+from mlem_xr.kernels.patterns import pair_patterns, sums_over_pairs
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli import feature_correlation, feature_distances
-from mlem_xr.stimuli.pairs import feature_codes, pattern_counts
 
 
 def random_codes(n, n_features, n_levels=3, seed=0):
@@ -27,7 +27,7 @@ def plain_rows(codes):
 @pytest.mark.parametrize(("n", "n_features"), [(2, 1), (7, 3), (300, 2), (40, 64), (90, 13)])
 def test_patterns_are_the_distinct_rows_of_feature_distances(n, n_features):
     codes = random_codes(n, n_features)
-    pattern, index = pair_patterns(codes)
+    pattern, index = pair_patterns(features_of(codes))
     np.testing.assert_array_equal(pattern[index], plain_rows(codes))
     assert len(np.unique(pattern, axis=0)) == len(pattern)
     assert len(np.unique(index)) == len(pattern)
@@ -36,7 +36,7 @@ def test_patterns_are_the_distinct_rows_of_feature_distances(n, n_features):
 @pytest.mark.parametrize("folds", ["pairs", "sentences"])
 def test_pairs_are_sorted_by_fold_subset_and_pattern(folds):
     codes = random_codes(30, 3)
-    design = pair_design(codes, folds=folds, random_state=3)
+    design = pair_design(features_of(codes), folds=folds, random_state=3)
     label, _ = pair_labels(30, folds=folds, random_state=3)
     n_groups = design.n_pairs.size
     expected = {g: [] for g in range(n_groups)}
@@ -84,12 +84,15 @@ def test_folds_of_sentences_keep_every_sentence_on_one_side():
     assert (label == -1).sum() == 12 * 13
 
 
-def test_the_pairs_of_a_pattern_are_counted():
-    table = xr.Dataset(coords={"number": ("sentence", ["sg", "pl", "sg"])})
-    pattern, count = pattern_counts(table)
-    assert pattern.tolist() == [[0], [1]] and count.tolist() == [1, 2]
-    assert pattern.dtype == np.uint8 and count.dtype == np.int64
-    assert feature_codes(table).dtype == np.int32
+def test_all_pairs_are_counted_and_summed():
+    codes = random_codes(30, 4)
+    counts, sums = sums_over_pairs(features_of(codes))
+    rows = plain_rows(codes)
+    assert sums.n_pairs == len(rows)
+    assert counts.n_patterns == len(np.unique(rows, axis=0))
+    np.testing.assert_array_equal(counts.differing, rows.sum(axis=0))
+    np.testing.assert_array_equal(sums.x, rows.sum(axis=0))
+    np.testing.assert_array_equal(sums.xx, rows.T @ rows)
 
 
 def test_feature_distances_label_their_pairs(stimuli):
@@ -119,21 +122,21 @@ def test_correlation_of_a_constant_feature_is_undefined(stimuli):
 
 
 def test_a_pair_takes_four_bytes():
-    design = pair_design(random_codes(300, 2))
+    design = pair_design(features_of(random_codes(300, 2)))
     assert design.pairs.first.nbytes + design.pairs.second.nbytes == 4 * 300 * 299 // 2
 
 
 def test_two_designs_are_kept_and_no_more(monkeypatch):
     built = []
 
-    def counted(codes):
-        built.append(len(codes))
-        return pair_patterns(codes)
+    def counted(features, most):
+        built.append(len(features.codes))
+        return pair_patterns(features, most)
 
     monkeypatch.setattr("mlem_xr.kernels.design.pair_patterns", counted)
     codes = [random_codes(n, 2, seed=9) for n in (31, 32, 33)]
     for n in (0, 1, 0, 1, 2, 1, 0):
-        pair_design(codes[n])
+        pair_design(features_of(codes[n]))
     assert built == [31, 32, 33, 31]
 
 
@@ -145,7 +148,7 @@ def test_the_permutations_of_a_design_are_made_once(monkeypatch):
         return residuals(*arguments)
 
     monkeypatch.setattr("mlem_xr.kernels.design.residuals", counted)
-    design = pair_design(random_codes(34, 3, seed=9))
+    design = pair_design(features_of(random_codes(34, 3, seed=9)))
     for conditional in (False, "exact", "exact", False):
         assert design.permutations(conditional) is design.permutations(conditional)
     assert made == ["exact"] * 2
@@ -167,4 +170,4 @@ def test_bad_features_are_named(stimuli):
 
 def test_too_few_sentences_for_the_folds_are_refused():
     with pytest.raises(Undefined, match="folds: 4 sentences .* without training or validation"):
-        pair_design(random_codes(4, 1), folds="sentences")
+        pair_design(features_of(random_codes(4, 1)), folds="sentences")

@@ -17,6 +17,7 @@ from helpers import layers, lazy, refuse, save, write
 from mlem_xr.cli import app
 from mlem_xr.kernels import draws, randomization
 from mlem_xr.kernels.draws import Items, conditional_distribution, draw, is_determined, items_of
+from mlem_xr.kernels.features import features_of
 from mlem_xr.kernels.randomization import randomization_design, randomize
 from mlem_xr.schema import InputError
 
@@ -41,7 +42,7 @@ def options(**changed):
 def drawn_codes(design, k):
     """Codes of a feature as they are, then of every draw: (1 + draw, sentence)."""
     own = design.drawn(k)
-    return np.where(own.items.number >= 0, own.level[:, own.items.number], -1)
+    return np.where(own.items.number >= 0, own.value[:, own.items.number], -1)
 
 
 def plain_t(x, y, k):
@@ -112,8 +113,8 @@ def test_statistics_and_p_values_are_those_of_the_plain_loop(simulated, case, by
     activation, codes, items = simulated
     items = items if by_items else one_by_one(*codes.shape)
     own = options(**case)
-    found = randomize(activation, codes, items, own)
-    design = randomization_design(codes, items, own.n_draws, own.random_state)
+    found = randomize(activation, features_of(codes), items, own)
+    design = randomization_design(features_of(codes), items, own.n_draws, own.random_state)
     units = [activation] if own.per == "layer" else list(activation.T[..., np.newaxis])
     t = []
     for unit in units:
@@ -135,12 +136,12 @@ def test_statistics_and_p_values_are_those_of_the_plain_loop(simulated, case, by
 
 def test_many_units_in_blocks_are_the_same(simulated, monkeypatch):
     activation, codes, items = simulated
-    expected = randomize(activation, codes, items, options())
+    expected = randomize(activation, features_of(codes), items, options())
     monkeypatch.setattr(randomization, "_UNITS", 3)
     monkeypatch.setattr(randomization, "_BLOCK", 2000)
     monkeypatch.setattr(randomization, "_KEPT", 0)
     randomization._cached_design.cache_clear()
-    found = randomize(activation, codes, items, options())
+    found = randomize(activation, features_of(codes), items, options())
     randomization._cached_design.cache_clear()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-10)
@@ -148,9 +149,9 @@ def test_many_units_in_blocks_are_the_same(simulated, monkeypatch):
 
 def test_the_scale_and_the_place_of_the_activations_do_not_matter(simulated):
     activation, codes, items = simulated
-    expected = randomize(activation, codes, items, options())
+    expected = randomize(activation, features_of(codes), items, options())
     for scale in (1e-30, 1e30):
-        found = randomize(scale * (activation + 1), codes, items, options())
+        found = randomize(scale * (activation + 1), features_of(codes), items, options())
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, rtol=1e-6)
 
@@ -163,10 +164,10 @@ def test_draws_that_are_the_data_are_ties(case):
     codes = level.astype(np.int32)[:, np.newaxis]
     activation = np.random.default_rng(0).normal(size=(40, 3)) + 100 * level[:, np.newaxis] / 7
     own = options(n_draws=400, **case)
-    found = randomize(activation, codes, items.astype(np.int32)[:, np.newaxis], own)
-    [feature] = drawn_codes(randomization_design(codes, items[:, np.newaxis], 400, 3), 0)[
-        np.newaxis
-    ]
+    found = randomize(activation, features_of(codes), items.astype(np.int32)[:, np.newaxis], own)
+    [feature] = drawn_codes(
+        randomization_design(features_of(codes), items[:, np.newaxis], 400, 3), 0
+    )[np.newaxis]
     same = (feature == level).all(axis=1) | (feature == 1 - level).all(axis=1)
     assert 30 < same[1:].sum() < 100
     np.testing.assert_array_equal(
@@ -177,7 +178,8 @@ def test_draws_that_are_the_data_are_ties(case):
 def as_items(level, *covariates):
     level = np.asarray(level)
     covariate = np.array(covariates).reshape(len(covariates), len(level)).T
-    return Items(np.arange(len(level)), level, covariate + 1)
+    none = np.empty((len(level), 0))
+    return Items(np.arange(len(level)), level, covariate + 1, none, none, False)
 
 
 def test_what_other_features_determine_is_found():
@@ -262,15 +264,15 @@ def test_whatever_the_features_are_there_is_a_p_value(own, case):
 
 def test_constant_units_have_no_statistic_and_a_p_value_of_one(simulated):
     activation, codes, items = simulated
-    expected = randomize(activation, codes, items, options())
+    expected = randomize(activation, features_of(codes), items, options())
     padded = np.insert(activation, [0, 2], 7.5, axis=1)
-    found = randomize(padded, codes, items, options())
+    found = randomize(padded, features_of(codes), items, options())
     constant = np.array([True, False, False, True, False, False])
     for name, values in expected.items():
         np.testing.assert_allclose(found[name][~constant], values, rtol=1e-10)
         np.testing.assert_array_equal(found[name][constant], np.nan if name == "statistic" else 1)
     for case in ({}, {"per": "layer"}, {"target": "none"}, {"per": "layer", "target": "none"}):
-        nothing = randomize(np.full((30, 2), 1.5), codes, items, options(**case))
+        nothing = randomize(np.full((30, 2), 1.5), features_of(codes), items, options(**case))
         assert np.isnan(nothing["statistic"]).all()
         assert (nothing["p_value"] == 1).all() and (nothing["p_value_max"] == 1).all()
 
@@ -278,7 +280,7 @@ def test_constant_units_have_no_statistic_and_a_p_value_of_one(simulated):
 def test_more_draws_begin_with_the_same_draws(simulated, monkeypatch):
     _, codes, items = simulated
     for k in range(4):
-        own = items_of(codes, items, k)
+        own = items_of(features_of(codes), items, k)
         many = draw(own, 50, 1)
         np.testing.assert_array_equal(many[:20], draw(own, 20, 1))
         assert (many != draw(own, 50, 2)).any()
@@ -290,8 +292,10 @@ def test_more_draws_begin_with_the_same_draws(simulated, monkeypatch):
 def test_the_order_of_the_features_changes_nothing(simulated):
     activation, codes, items = simulated
     order = [2, 0, 3, 1]
-    expected = randomize(activation, codes, items, options(per="layer"))
-    found = randomize(activation, codes[:, order], items[:, order], options(per="layer"))
+    expected = randomize(activation, features_of(codes), items, options(per="layer"))
+    found = randomize(
+        activation, features_of(codes[:, order]), items[:, order], options(per="layer")
+    )
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values[order], atol=2 / N_DRAWS)
     np.testing.assert_allclose(found["statistic"], expected["statistic"][order])
@@ -301,7 +305,7 @@ def test_draws_follow_the_distribution_given_the_other_features():
     rng = np.random.default_rng(2)
     a, b = rng.integers(0, 3, 600), rng.integers(-1, 2, 600)
     level = np.where(rng.random(600) < 0.6, a, rng.integers(0, 3, 600))
-    own = items_of(np.column_stack([level, a, b]), one_by_one(600, 3), 0)
+    own = items_of(features_of(np.column_stack([level, a, b])), one_by_one(600, 3), 0)
     drawn = draw(own, 400, 0)
     for other in range(3):
         observed = np.bincount(level[a == other], minlength=3) / (a == other).sum()
@@ -316,7 +320,7 @@ def test_draws_follow_the_distribution_given_the_other_features():
 
 def test_undefined_values_stay_where_they_are(simulated):
     _, codes, items = simulated
-    design = randomization_design(codes, items, N_DRAWS, 0)
+    design = randomization_design(features_of(codes), items, N_DRAWS, 0)
     for k in range(4):
         found = drawn_codes(design, k)
         assert ((found == -1) == (codes[:, k] == -1)).all()
@@ -325,26 +329,30 @@ def test_undefined_values_stay_where_they_are(simulated):
 
 def test_items_are_drawn_together_and_given_what_is_constant_within_them(simulated):
     _, codes, items = simulated
-    own = items_of(codes, items, 2)
+    own = items_of(features_of(codes), items, 2)
     assert own.level.tolist() == [0, 1, 1, 0, 2, 2, 0, 1, 2]
     assert own.covariate.shape == (9, 0)
-    found = drawn_codes(randomization_design(codes, items, N_DRAWS, 0), 2)
+    found = drawn_codes(randomization_design(features_of(codes), items, N_DRAWS, 0), 2)
     assert (found[:, :10] == found[:, 10:20]).all() and (found[:, :10] == found[:, 20:]).all()
     # Never the same level in all of them: nothing would differ.
     few = as_items([0, 1, 0])
     drawn = draw(few, 300, 0)
     assert (drawn != drawn[:, :1]).any(axis=1).all()
     size = np.array([0, 0, 1, 1, 0, 0, 2, 2, 1, 1])[np.arange(30) % 10]
-    own = items_of(np.column_stack([codes[:, 2], size, codes[:, 1]]), items[:, [2, 0, 1]], 0)
+    own = items_of(
+        features_of(np.column_stack([codes[:, 2], size, codes[:, 1]])), items[:, [2, 0, 1]], 0
+    )
     assert own.covariate.shape == (9, 1)
 
 
 def test_a_feature_of_many_levels_can_be_drawn():
     rng = np.random.default_rng(0)
     codes = np.column_stack([rng.permutation(400) % 171, rng.integers(0, 2, 400)]).astype(np.int32)
-    design = randomization_design(codes, one_by_one(400, 2), 5, 0)
+    design = randomization_design(features_of(codes), one_by_one(400, 2), 5, 0)
     assert drawn_codes(design, 0).max() == 170
-    found = randomize(rng.normal(size=(400, 2)), codes, one_by_one(400, 2), options(n_draws=5))
+    found = randomize(
+        rng.normal(size=(400, 2)), features_of(codes), one_by_one(400, 2), options(n_draws=5)
+    )
     assert np.isfinite(found["statistic"]).all()
 
 
@@ -398,7 +406,7 @@ def test_draws_are_made_once_for_all_who_ask(simulated, monkeypatch):
     randomization._cached_design.cache_clear()
 
     def ask(k):
-        return randomization_design(codes, items, N_DRAWS, 11).drawn(k % 4)
+        return randomization_design(features_of(codes), items, N_DRAWS, 11).drawn(k % 4)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(ask, range(32)))
@@ -414,7 +422,7 @@ def test_dims_labels_and_attributes(activations):
         assert variable.dtype == np.float64
     assert result.attrs["settings"] == {
         **{"per": "layer", "distance": "euclidean", "target": "square", "zscore": False},
-        **{"n_draws": 9, "random_state": 0, "features": features, "items": {}},
+        **{"scale": "linear", "n_draws": 9, "random_state": 0, "features": features, "items": {}},
     }
     unit = mx.randomization_test(lazy(activations), per="unit", n_draws=9)
     assert unit["p_value"].dims[-2:] == ("unit", "feature")

@@ -26,8 +26,8 @@ from mlem_xr.schema import (
     shown,
 )
 from mlem_xr.stimuli.items import Codes, items_of_features, warn_of_undeclared_items
-from mlem_xr.stimuli.pairs import feature_codes
-from mlem_xr.stimuli.table import stimuli_attributes
+from mlem_xr.stimuli.pairs import feature_arrays, feature_codes
+from mlem_xr.stimuli.table import stimuli_attributes, warn_of_measurements
 
 Stage = Literal["distances", "mds", "importance"]
 
@@ -155,7 +155,10 @@ def _inputs(
             raise InputError(f"activations: {n} sentences; expected at least {MIN_SENTENCES}")
         arrays["activation"] = activations["activation"]
     if activations is not None and "codes" in analysis.inputs:
-        arrays["codes"] = feature_codes(activations, features)
+        arrays["codes"] = codes = feature_codes(activations, features)
+        arrays |= feature_arrays(activations, codes)
+        if "stimuli" not in activations.attrs:
+            warn_of_measurements(activations, codes["feature"].values.tolist())
     if activations is not None and "items" in analysis.inputs:
         arrays["items"] = _item_numbers(analysis, activations, arrays["codes"], options, items)
     return {name: arrays[name] for name in analysis.inputs}

@@ -21,6 +21,7 @@ _SMALLEST_ALPHA = 1e-6
 
 Conditional = Literal[False, True, "exact"]
 Folds = Literal["pairs", "sentences"]
+Scale = Literal["linear", "squared"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,9 @@ class ImportanceOptions(Options):
         None, "Scale the distances to [0, 1]; by default with folds of pairs, not of sentences."
     )
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
+    scale: Scale = option(
+        "linear", "Distances of numeric and vector features as they are, or squared."
+    )
     conditional: Conditional = option(
         False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
     )
@@ -61,9 +65,15 @@ class ImportanceOptions(Options):
 
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "activation": ("sentence", "unit"),
-    "codes": ("sentence", "feature"),
     "items": ("sentence", "feature"),
+    "codes": ("sentence", "feature"),
+    "position": ("sentence", "axis"),
+    "axis_of": ("axis",),
+    "given": ("given", "sentence", "other_sentence"),
+    "given_of": ("given",),
 }
+"""The activations, the items that sentences belong to, and the fields of
+`mlem_xr.kernels.features.Features`."""
 
 LABELS = {"fold": [0, 1]}
 
@@ -131,9 +141,10 @@ def warn_of_useless_features(arrays: Mapping[str, xr.DataArray], _: Any) -> None
             f"items: {', '.join(few)} have fewer than {_FEWEST_ITEMS} items, which an error over "
             "items takes; standard errors and p-values NaN"
         )
+    names = [str(name) for name in codes["feature"].values]
     levels = {
-        str(name): (len(np.unique(column[column >= 0])), len(column))
-        for name, column in zip(codes["feature"].values, codes.values.T, strict=True)
+        name: (len(np.unique(column[column >= 0])), len(column))
+        for name, column in zip(names, codes.values.T, strict=True)
     }
     constant = [name for name, (n_levels, _) in levels.items() if n_levels < 2]
     if constant:
@@ -141,7 +152,8 @@ def warn_of_useless_features(arrays: Mapping[str, xr.DataArray], _: Any) -> None
             f"features: {', '.join(constant)} never differ between two sentences; "
             "importance 0, p-value 1"
         )
-    distinct = [name for name, (n_levels, n) in levels.items() if n_levels == n]
+    measured = {names[k] for key in ("axis_of", "given_of") for k in arrays[key].values}
+    distinct = [k for k, (n_levels, n) in levels.items() if n_levels == n and k not in measured]
     if distinct:
         warn(
             f"features: {', '.join(distinct)} differ between all sentences, as a number of the row "

@@ -13,6 +13,7 @@ from mlem_xr.analyses.importance import (
     Conditional,
     Folds,
     ImportanceOptions,
+    Scale,
     outputs,
     warn_of_useless_features,
     with_items,
@@ -42,6 +43,7 @@ def multivariate_importance(
     target: str = "square",
     min_max: bool | None = None,
     zscore: bool = False,
+    scale: Scale = "linear",
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
     items: Mapping[str, str] | None = None,
@@ -89,10 +91,13 @@ def multivariate_importance(
         scale without a shift m.
     zscore : bool
         Whether every unit is brought to mean 0 and standard deviation 1 over the sentences first.
+    scale : {"linear", "squared"}
+        Feature distances of numeric and vector features: as they are, or squared.
     conditional : {False, True, "exact"}
         Whether only the part of a feature that the other features do not predict is permuted.
         True: a random forest predicts it (10 trees; the depth is chosen among 2, 5 and 10), as in
         the original program. "exact": its mean over the pairs that agree in all other features.
+        Not for numeric features and vectors of so many values that no two pairs are alike.
     features : iterable of str, optional
         The features to use, in this order; all of them by default.
     items : mapping of str to str, optional

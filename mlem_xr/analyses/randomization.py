@@ -9,9 +9,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mlem_xr.analyses.base import Analysis, Output
-from mlem_xr.analyses.importance import INPUTS
+from mlem_xr.analyses.importance import INPUTS, Scale
 from mlem_xr.analyses.options import SEED, Options, integer, option
 from mlem_xr.kernels.distances import DISTANCES
+from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.randomization import randomization_design, randomize
 from mlem_xr.kernels.targets import TARGETS
 from mlem_xr.running.blas import one_blas_thread
@@ -31,6 +32,9 @@ class RandomizationOptions(Options):
         "square", "What is predicted: square, or none (the distance itself).", known=TARGETS
     )
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
+    scale: Scale = option(
+        "linear", "Distances of numeric and vector features as they are, or squared."
+    )
     n_draws: int = option(
         999,
         "How often each feature is drawn anew.",
@@ -62,8 +66,11 @@ def _outputs(options: RandomizationOptions) -> dict[str, Output]:
 def _warn_of_fixed_features(
     arrays: Mapping[str, xr.DataArray], options: RandomizationOptions
 ) -> None:
-    codes, items = arrays["codes"].values, arrays["items"].values
-    design = randomization_design(codes, items, options.n_draws, options.random_state)
+    known = {n: a.values for n, a in arrays.items() if n not in ("activation", "items")}
+    items = arrays["items"].values
+    design = randomization_design(
+        _features(known, options), items, options.n_draws, options.random_state
+    )
     names = np.asarray(arrays["codes"]["feature"].values)
     if design.is_collinear.any():
         warn(
@@ -79,11 +86,15 @@ def _warn_of_fixed_features(
         )
 
 
+def _features(arrays: Mapping[str, Any], options: RandomizationOptions) -> Features:
+    return features_of(**arrays, squared=options.scale == "squared")
+
+
 def _randomize(
-    activation: NDArray, codes: NDArray, items: NDArray, options: Any
+    activation: NDArray, items: NDArray, options: Any, **features: NDArray
 ) -> dict[str, NDArray]:
     with one_blas_thread():
-        return randomize(activation, codes, items, options)
+        return randomize(activation, _features(features, options), items, options)
 
 
 RANDOMIZATION = Analysis(
@@ -106,6 +117,7 @@ def randomization_test(
     distance: str = "euclidean",
     target: str = "square",
     zscore: bool = False,
+    scale: Scale = "linear",
     n_draws: int = 999,
     features: Iterable[str] | None = None,
     items: Mapping[str, str] | None = None,
@@ -133,8 +145,9 @@ def randomization_test(
 
     The distribution given the other features is a multinomial logistic regression on their levels
     (undefined being one more), without interactions, by scikit-learn; for features of items, over
-    the items, on the other features that are constant within them. Undefined values stay where they
-    are. Draws depend on the features, the items and the seed alone, are made once in each process,
+    the items, on the other features that are constant within them. Numbers and points are the fit
+    of a linear model on the other features, plus its residuals in another order. Undefined values
+    stay where they are. Draws depend on the features, the items and the seed alone, are made once in each process,
     and are the same for all representations and units; more draws begin with the same ones.
 
     With squared Euclidean distances (and in one dimension, with all that are ``|a_i - a_j|``), sums
@@ -149,7 +162,7 @@ def randomization_test(
         as coordinates over `sentence`; NumPy- or Dask-backed.
     per : {"layer", "unit"}
         Test the distances over all units of a layer together, or over each unit alone.
-    distance, target, zscore
+    distance, target, zscore, scale
         As for `multivariate_importance`; with ``per="unit"``, as for `univariate_importance`.
         There is no `min_max`: the statistic does not depend on the scale of the target.
     n_draws : int

@@ -15,6 +15,7 @@ from mlem_xr.analyses.importance import (
     Conditional,
     Folds,
     ImportanceOptions,
+    Scale,
     outputs,
     warn_of_useless_features,
     with_items,
@@ -84,7 +85,7 @@ TOP_UNITS = Analysis(
     command="top-units",
     function=explain_top_units,
     inputs={"activation": INPUTS["activation"], "score": ("unit",)}
-    | {name: INPUTS[name] for name in ("codes", "items")},
+    | {name: dims for name, dims in INPUTS.items() if name != "activation"},
     outputs=lambda options: {
         **outputs(options, "k"),
         "chosen": Output(("k", "unit"), "whether a unit is among the k best", dtype="bool"),
@@ -109,6 +110,7 @@ def top_unit_importance(
     target: str = "square",
     min_max: bool | None = None,
     zscore: bool = False,
+    scale: Scale = "linear",
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
     items: Mapping[str, str] | None = None,
@@ -137,7 +139,7 @@ def top_unit_importance(
     k : int or iterable of int
         Numbers of units. All units that equal the k-th are in too; a layer of fewer units has all
         of them in.
-    distance, target, min_max, zscore, conditional, mae
+    distance, target, min_max, zscore, scale, conditional, mae
         As for `multivariate_importance`.
     features, items, folds, random_state, alphas
         As for `multivariate_importance`.

@@ -15,6 +15,7 @@ from mlem_xr.analyses.importance import (
     Conditional,
     Folds,
     ImportanceOptions,
+    Scale,
     outputs,
     warn_of_useless_features,
     with_items,
@@ -87,6 +88,7 @@ def univariate_importance(
     target: str = "square",
     min_max: bool | None = None,
     zscore: bool = False,
+    scale: Scale = "linear",
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
     items: Mapping[str, str] | None = None,
@@ -111,7 +113,7 @@ def univariate_importance(
         As for `multivariate_importance`. Euclidean, Manhattan, Chebyshev and Minkowski distances
         are all ``|a_i - a_j|``; `norm_diff` is ``||a_i| - |a_j||``. Others take a matrix per unit,
         which is slow. Cosine and correlation distances mean nothing in one dimension.
-    target, min_max, zscore, conditional, features, items, folds, random_state, alphas, mae
+    target, min_max, zscore, scale, conditional, features, items, folds, random_state, alphas, mae
         As for `multivariate_importance`.
 
     Returns

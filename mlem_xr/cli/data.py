@@ -11,17 +11,26 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import mlem_xr as mx
-from mlem_xr.cli.options import ITEM_HELP, TypedPath
+from mlem_xr.cli.options import TypedPath, read_stimuli, with_roles
 from mlem_xr.cli.output import print_table, show_warning
 from mlem_xr.running.writing import check_path
-from mlem_xr.schema import CHECKPOINT, FINAL, FINAL_STEP, POOLINGS, REPRESENTATION
+from mlem_xr.schema import (
+    CHECKPOINT,
+    FINAL,
+    FINAL_STEP,
+    NUMERIC,
+    POOLINGS,
+    REPRESENTATION,
+    columns_of_feature,
+    kind_of,
+)
 
 _PATH = TypedPath()
 
 
+@with_roles
 @click.command()
 @click.argument("source", required=False)
-@click.option("--item", "items", multiple=True, help=ITEM_HELP)
 @click.option("--output", "-o", type=_PATH, help="Write a table: .csv, .csv.gz or .parquet.")
 @click.option("--lexicon", type=_PATH, help="Lexicon of an own grammar.")
 @click.option("--words-per-class", type=int, help="Words of each class to use at most.")
@@ -29,12 +38,12 @@ _PATH = TypedPath()
 @click.option("--heat-map", type=_PATH, help="Describe the set, and draw its correlations here.")
 def stimuli(
     source: str | None,
-    items: tuple[str, ...],
     output: str | None,
     lexicon: str | None,
     words_per_class: int | None,
     describe: bool,
     heat_map: str | None,
+    **roles: tuple[str, ...],
 ) -> None:
     """List the stimulus sets, or write or describe one: a bundled name, a grammar or a table."""
     if heat_map is not None:
@@ -46,19 +55,31 @@ def stimuli(
     table: Any = source
     if lexicon is not None or words_per_class is not None:
         table = mx.generate_stimuli(source, lexicon=lexicon, words_per_class=words_per_class)
-    table = mx.read_stimuli(table, items=items)
+    table = read_stimuli(table, **roles)
     click.echo(f"{table.sizes['sentence']} sentences, {len(table.attrs['features'])} features")
-    columns = table.attrs.get("items", [])
-    if columns:
-        click.echo(f"items: {', '.join(columns)}")
+    if "items" in table.attrs:
+        click.echo(f"items: {', '.join(table.attrs['items'])}")
     if output is not None:
         mx.write_stimuli(table, output)
-        options = "".join(f" --item {quote(column)}" for column in columns)
+        options = _roles(table)
         click.echo(f"wrote {output}" + (f"; read it with{options}" if options else ""))
     if describe or heat_map is not None:
         _describe(table, heat_map)
 
 
+def _roles(table: xr.Dataset) -> str:
+    """Write the options with which a table is read as it was."""
+    names = table.attrs["features"]
+    words = [("item", column) for column in table.attrs.get("items", [])]
+    words += [("numeric", name) for name in names if kind_of(table, name) == NUMERIC]
+    for name in names:
+        if kind_of(table, name) == "vector":
+            columns = columns_of_feature(table, name)
+            words += [("vector", f"{name}={column}") for column in columns]
+    return "".join(f" --{option} {quote(word)}" for option, word in words)
+
+
+@with_roles
 @click.command()
 @click.argument("source", metavar="STIMULI")
 @click.option(
@@ -68,7 +89,6 @@ def stimuli(
     "folder (labeled by its name), or a published series such as multiberts.",
 )
 @click.option("--store", required=True, type=_PATH, help="The store; made if there is none.")
-@click.option("--item", "items", multiple=True, help=ITEM_HELP)
 @click.option("--seed", type=int, multiple=True, help="Seed of the network. Repeatable.")
 @click.option("--step", type=int, multiple=True, help="Training step. Repeatable.")
 @click.option(
@@ -96,7 +116,7 @@ def record(source: str, weights: str | None, special_tokens: bool, **given: Any)
     """Record the activations of a network into a store."""
     print_table(
         mx.record(
-            mx.read_stimuli(source, items=given["items"]) if given["items"] else source,
+            read_stimuli(source, given["items"], given["numeric"], given["vector"]),
             given["store"],
             model=given["model"],
             seed=given["seed"] or 0,

@@ -5,7 +5,9 @@ from dataclasses import MISSING
 from typing import Any
 
 import click
+import xarray as xr
 
+import mlem_xr as mx
 from mlem_xr.analyses import Analysis
 from mlem_xr.analyses.options import Options, is_literal, plain
 from mlem_xr.schema import REPRESENTATION, InputError, choose
@@ -21,7 +23,24 @@ class TypedPath(click.Path):
 
 STORE = click.Argument(["store"], type=TypedPath())
 STIMULI = click.Argument(["source"], metavar="STIMULI")
-ITEM_HELP = "A column that says what a sentence is made of, and is no feature. Repeatable."
+ROLES = [
+    click.Option(
+        ["--item", "items"],
+        multiple=True,
+        help="A column that says what a sentence is made of, and is no feature. Repeatable.",
+    ),
+    click.Option(
+        ["--numeric"],
+        multiple=True,
+        help="A feature whose numbers are measurements, not levels. Repeatable.",
+    ),
+    click.Option(
+        ["--vector"],
+        multiple=True,
+        help="NAME=COLUMNS: a feature whose columns, such as emb_*, are a point. Repeatable.",
+    ),
+]
+"""What columns of a table of sentences are."""
 TABLE_FILE = click.Option(
     ["--output", "-o"],
     type=TypedPath(),
@@ -54,6 +73,23 @@ _LABEL_TYPES = {"seed": int, "step": int, "layer": int}
 def selection() -> list[click.Option]:
     """Return the options that select models, seeds, steps, poolings and layers."""
     return [several(dim, _LABEL_TYPES.get(dim, str), f"Only this {dim}.") for dim in REPRESENTATION]
+
+
+def with_roles(command: click.Command) -> click.Command:
+    """Add the options that say what columns are to a command."""
+    command.params[1:1] = ROLES
+    return command
+
+
+def read_stimuli(
+    source: Any, items: Iterable[str], numeric: Iterable[str], vector: Iterable[str]
+) -> xr.Dataset:
+    """Read the table of a command that has the options of columns."""
+    points: dict[str, list[str]] = {}
+    for word in vector:
+        for name, columns in pairs("vector", [word]).items():
+            points.setdefault(name, []).append(columns)
+    return mx.read_stimuli(source, items=items, numeric=numeric, vector=points)
 
 
 def several(

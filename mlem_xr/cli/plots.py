@@ -13,10 +13,11 @@ from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.cli.analyses import saved
 from mlem_xr.cli.options import (
     FIGURE_FILE,
-    ITEM_HELP,
+    ROLES,
     STIMULI,
     STORE,
     pairs,
+    read_stimuli,
     selection,
     settings,
     several,
@@ -301,18 +302,23 @@ def _draw(name: str, results: list, options: dict[str, Any], output: str) -> Non
     click.echo(f"wrote {output}")
 
 
-def _correlation(source: str, output: str, items: tuple[str, ...], **values: Any) -> None:
+def _correlation(
+    source: str,
+    output: str,
+    items: tuple[str, ...],
+    numeric: tuple[str, ...],
+    vector: tuple[str, ...],
+    **values: Any,
+) -> None:
     check_path(output, mx.plot.FORMATS)
     options = _taken(values, [_RENAME, *_SAVING])
-    table = mx.read_stimuli(source, items=items)
+    table = read_stimuli(source, items, numeric, vector)
     _draw("correlation", [mx.feature_correlation(table)], options, output)
 
-
-_ITEMS = click.Option(["--item", "items"], multiple=True, help=ITEM_HELP)
 
 correlation = click.Command(
     "correlation",
     callback=_correlation,
-    params=[STIMULI, _ITEMS, FIGURE_FILE, _RENAME, *_SAVING],
+    params=[STIMULI, *ROLES, FIGURE_FILE, _RENAME, *_SAVING],
     help="Draw the correlation of the feature distances of a stimulus set.",
 )

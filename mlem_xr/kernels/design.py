@@ -1,4 +1,4 @@
-"""Feature codes -> the design of all pairs: covariate patterns, folds and subsets.
+"""Features -> the design of all pairs: covariate patterns, folds and subsets.
 
 The prediction of a metric depends on a pair only through its row of feature distances. n sentences
 have n (n - 1) / 2 pairs but few distinct rows, the covariate patterns; every analysis of pairs
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels.conditional import residuals
+from mlem_xr.kernels.features import Features
 from mlem_xr.kernels.folds import N_FOLDS, TRAIN, VALIDATION, pair_labels, too_few
 from mlem_xr.kernels.moments import SortedPairs
 from mlem_xr.kernels.patterns import pair_patterns, sort_pairs
@@ -70,16 +71,17 @@ class PairDesign:
         return residuals(self.pattern, count, conditional, self.random_state)
 
 
-def pair_design(codes: NDArray, *, folds: str = "pairs", random_state: int = 0) -> PairDesign:
-    """Build the design of all pairs from feature codes (sentence, feature), once per process.
+def pair_design(
+    features: Features, *, folds: str = "pairs", random_state: int = 0, most: int | None = None
+) -> PairDesign | None:
+    """Build the design of all pairs, once per process.
 
     Workers call this with the small table; nothing of the size of the pairs travels between them.
-    It takes 4 bytes per pair below 65,536 sentences. Raises `Undefined` if a fold has too few pairs
-    to train, validate or test.
+    It takes 4 bytes per pair below 65,536 sentences. None if there are no patterns, or more than
+    `most`. Raises `Undefined` if a fold has too few pairs to train, validate or test.
     """
-    codes = np.ascontiguousarray(codes, dtype=np.int32)
     with _building:
-        return _cached_design(codes.tobytes(), codes.shape, folds, random_state)
+        return _cached_design(features, folds, random_state, most)
 
 
 _building = threading.Lock()
@@ -88,11 +90,12 @@ _building = threading.Lock()
 # Two designs: a comparison of two options or stimulus sets keeps both, a long session no more.
 @lru_cache(maxsize=2)
 def _cached_design(
-    code_bytes: bytes, shape: tuple[int, int], folds: str, random_state: int
-) -> PairDesign:
-    codes = np.frombuffer(code_bytes, dtype=np.int32).reshape(shape)
-    n = len(codes)
-    pattern, index = pair_patterns(codes)
+    features: Features, folds: str, random_state: int, most: int | None
+) -> PairDesign | None:
+    found = pair_patterns(features, most)
+    if found is None:
+        return None
+    (pattern, index), n = found, len(features.codes)
     label, n_subsets = pair_labels(n, folds=folds, random_state=random_state)
     group = np.where(label >= 0, label.astype(np.int32) * len(pattern) + index, -1)
     del index, label
@@ -104,4 +107,4 @@ def _cached_design(
     if (count.sum(axis=2)[:, [TRAIN, VALIDATION]] == 0).any():
         raise too_few(n, folds)
     pairs = SortedPairs(first, second, start)
-    return PairDesign(pattern.astype(np.float64), count, pairs, random_state)
+    return PairDesign(pattern, count, pairs, random_state)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlem_xr.kernels.features import Features
+
 _PENALTY_INVERSE = 1.0
 """C of the logistic regression of a feature on the others."""
 
@@ -23,6 +25,9 @@ _CHANCE = 1e-3
 
 _MOST_TRIES = 100
 """How often a draw in which nothing differs is drawn again."""
+
+_NOTHING = 1e-9
+"""A part of the variation that counts as none."""
 
 _BYTES = 2**26
 """Random numbers drawn at once."""
@@ -36,16 +41,29 @@ class Items(NamedTuple):
     level: NDArray
     """Level of each item, 0 .. n_levels - 1: (item)"""
     covariate: NDArray
-    """What is known of each item: codes >= 0 of the other features that have one level, or are
-    undefined, in all sentences of every item: (item, other)"""
+    """What is known of each item: codes >= 0 of the other categorical features that have one level,
+    or are undefined, in all sentences of every item: (item, other)"""
+    number_covariate: NDArray
+    """The same of numeric and vector features, standardized: float64 (item, column)"""
+    position: NDArray
+    """Where items stand on the axes of a numeric or vector feature: float64 (item, axis); a
+    categorical one has no axis."""
+    squared: bool
+    """Whether their distances are squared."""
+
+    @property
+    def are_measured(self) -> bool:
+        """Say whether the feature is numeric or a vector."""
+        return self.position.shape[1] > 0
 
 
-def items_of(codes: NDArray, items: NDArray, feature: int) -> Items:
+def items_of(features: Features, items: NDArray, feature: int) -> Items:
     """Find the items of a feature, and what the other features say of them.
 
-    `codes` and `items` are int32 (sentence, feature); a feature has one level in all sentences of
-    an item that define it.
+    `items` are int32 (sentence, feature); a feature has one level in all sentences of an item that
+    define it.
     """
+    codes = features.codes
     defined = codes[:, feature] >= 0
     number = np.full(len(codes), -1)
     _, first, number[defined] = np.unique(
@@ -55,16 +73,37 @@ def items_of(codes: NDArray, items: NDArray, feature: int) -> Items:
     level = np.unique(known[first, feature], return_inverse=True)[1]
     constant = (known == known[first][number[defined]]).all(axis=0)
     constant[feature] = False
-    return Items(number, level, known[first][:, constant] + 1)
+    covariate = known[first][:, constant & features.categorical] + 1
+    position = features.position[defined][first]
+    numbers = _standardized(position[:, constant[features.axis_of]])
+    own = position[:, features.axis_of == feature]
+    return Items(number, level, covariate, numbers, own, features.squared)
+
+
+def _standardized(position: NDArray) -> NDArray:
+    """Bring columns to mean 0 and standard deviation 1; undefined is 0 and has its own column."""
+    undefined = np.isnan(position)
+    there = np.where(undefined, 0.0, position)
+    n = np.maximum(1, (~undefined).sum(axis=0))
+    centered = np.where(undefined, 0.0, there - there.sum(axis=0) / n)
+    deviation = np.sqrt((centered**2).sum(axis=0) / n)
+    scaled = centered / np.where(deviation > 0, deviation, 1.0)
+    which = undefined.any(axis=0) & ~undefined.all(axis=0)
+    return np.column_stack([scaled[:, deviation > 0], undefined[:, which]])
 
 
 def is_determined(items: Items) -> bool:
     """Say whether other features determine a feature, so that there is nothing to draw.
 
-    They do if all items that are alike in them, or in one or two of them, have the same level, and
+    Numbers are determined if the linear model that they are drawn from leaves nothing. Levels
+    are if all items that are alike in other levels, or in one or two of them, have the same, and
     that is no chance: with levels assigned at random it would happen, over all that is tried, less
     than once in a thousand times. It takes items that are alike, some ten at least.
     """
+    if items.are_measured:
+        _, left = _linear_fit(items)
+        centered = items.position - items.position.mean(axis=0)
+        return bool((left**2).sum() <= _NOTHING * (centered**2).sum())
     level, covariate = items.level, items.covariate
     n_others = covariate.shape[1]
     n_tried = 1 + n_others * (n_others + 1) / 2
@@ -102,10 +141,35 @@ def _agrees(row: NDArray, level: NDArray, limit: float) -> bool:
 
 
 def draw(items: Items, n_draws: int, seed: int) -> NDArray:
-    """Draw the level of every item anew, given the other features: ints (draw, item).
+    """Draw every item anew, given the other features: levels (draw, item), or positions.
 
-    More draws with the same seed begin with the same draws. A draw in which all items have the
-    same level is drawn again: nothing would differ in it.
+    More draws with the same seed begin with the same draws.
+    """
+    return (_draw_positions if items.are_measured else _draw_levels)(items, n_draws, seed)
+
+
+def _draw_positions(items: Items, n_draws: int, seed: int) -> NDArray:
+    """Draw positions: the fit of a linear model, and its residuals permuted; (draw, item, axis)."""
+    fitted, left = _linear_fit(items)
+    random = np.random.default_rng([seed, zlib.crc32(items.position.tobytes())])
+    drawn = np.empty((n_draws, *items.position.shape))
+    for one in drawn:
+        np.add(fitted, left[random.permutation(len(left))], out=one)
+    return drawn
+
+
+def _linear_fit(items: Items) -> tuple[NDArray, NDArray]:
+    """Fit the positions by least squares on the other features; return fit and residuals."""
+    constant = np.ones((len(items.position), 1))
+    others = np.hstack([constant, _indicators(items.covariate), items.number_covariate])
+    fitted = others @ np.linalg.lstsq(others, items.position, rcond=None)[0]
+    return fitted, items.position - fitted
+
+
+def _draw_levels(items: Items, n_draws: int, seed: int) -> NDArray:
+    """Draw levels: ints (draw, item).
+
+    A draw in which all items have the same level is drawn again: nothing would differ in it.
     """
     row, probability = conditional_distribution(items)
     bounds = probability.cumsum(axis=1)[:, :-1].T[:, row]
@@ -143,17 +207,20 @@ def _levels(uniform: NDArray, bounds: NDArray) -> NDArray:
 def conditional_distribution(items: Items) -> tuple[NDArray, NDArray]:
     """Estimate the distribution of the levels given the other features.
 
-    Multinomial logistic regression on indicators of the others' levels, over distinct rows of
-    them. Returns the row of each item, (item), and float64 (row, level).
+    Multinomial logistic regression on indicators of the others' levels and on numbers, over
+    distinct rows of them. Returns the row of each item, (item), and float64 (row, level).
     """
     from sklearn.linear_model import LogisticRegression
 
     n_levels = int(items.level.max()) + 1
     row = np.unique(_rows(items.covariate), return_inverse=True)[1]
+    if items.number_covariate.shape[1]:
+        both = np.column_stack([row, items.number_covariate])
+        row = np.unique(both, axis=0, return_inverse=True)[1].ravel()
     count = np.zeros((int(row.max()) + 1, n_levels))
     np.add.at(count, (row, items.level), 1)
     first = np.unique(row, return_index=True)[1]
-    design = _indicators(items.covariate[first])
+    design = np.hstack([_indicators(items.covariate[first]), items.number_covariate[first]])
     if not design.shape[1]:
         return row, count / count.sum(axis=1, keepdims=True)
     at, level = np.nonzero(count)

@@ -4,14 +4,15 @@
     activations --(power sums per level class)--> level sums -------------------+--> statistics
     statistics --(ridge)--> weights --(permutation)--> importances, scores --(influence)--> errors
 
-Two roads lead to the statistics. Covariate patterns take any distance, target and folds. Level
-classes take squared Euclidean distances and folds of sentences, and cost as much as there are
-sentences, not pairs; they are taken wherever they give the same.
+Three roads lead to the statistics. Covariate patterns take any distance, target and folds. Level
+classes take squared Euclidean distances, folds of sentences and categorical features, and cost as
+much as there are sentences, not pairs; they are taken wherever they give the same. Single pairs are
+taken where features have distances that differ from pair to pair, so that no two pairs are alike.
 
-The functions take finite activations (sentence, unit), the codes of the features, int32
-(sentence, feature) with -1 where undefined, the `items` that the sentences belong to, int32
-(sentence, feature), as units of the errors, and the options of an analysis of importance as
-attributes of `options`. T targets give, by name, float64
+The functions take finite activations (sentence, unit), the `items` that the sentences belong to,
+int32 (sentence, feature), as units of the errors, the options of an analysis of importance as
+attributes of `options`, and the arrays of `mlem_xr.kernels.features.Features` by name. T targets
+give, by name, float64
 
     importance, std_error, p_value    (T, feature)
     weight                            (T, fold, feature)
@@ -20,14 +21,14 @@ attributes of `options`. T targets give, by name, float64
     r2_std_error with folds of sentences, mae if asked for  (T)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
 
-from mlem_xr.kernels import explain_levels, explain_patterns
+from mlem_xr.kernels import explain_levels, explain_pairs, explain_patterns
 from mlem_xr.kernels.distances import (
     DISTANCES,
     distance_matrix,
@@ -35,28 +36,35 @@ from mlem_xr.kernels.distances import (
     prepared,
     standardize,
 )
+from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.metrics import Outputs, joined
 from mlem_xr.kernels.targets import BLOCK, TARGETS
 
 
-def explain_layer(activation: NDArray, codes: NDArray, items: NDArray, options: Any) -> Outputs:
+def explain_layer(
+    activation: NDArray, items: NDArray, options: Any, **features: NDArray
+) -> Outputs:
     """Explain the distances over all units of a layer: one target, without its axis."""
+    known = _known(features, options)
     in_space = DISTANCES[options.distance].in_space
-    if explain_levels.on_levels(options) and in_space is not None:
+    if _on_levels(known, options) and in_space is not None:
         scaled = prepared(activation, zscore=options.zscore)
-        outputs = explain_levels.explain_position(in_space(scaled), codes, items, options)
+        outputs = explain_levels.explain_position(in_space(scaled), known.codes, items, options)
     else:
         distance = distance_matrix(activation, options.distance, zscore=options.zscore)
         target = TARGETS[options.target].of_distances(distance, options.min_max)
-        outputs = explain_patterns.explain_targets(lambda: iter([target]), codes, items, options)
+        outputs = _explain_matrices(lambda: iter([target]), known, items, options)
     return {name: values[0] for name, values in outputs.items()}
 
 
-def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: Any) -> Outputs:
+def explain_units(
+    activation: NDArray, items: NDArray, options: Any, **features: NDArray
+) -> Outputs:
     """Explain the distances over each unit alone: a target per unit."""
+    known = _known(features, options)
     distance, target = DISTANCES[options.distance], TARGETS[options.target]
-    if explain_levels.on_levels(options) and distance.on_line is not None:
-        return explain_levels.explain_units(activation, codes, items, options)
+    if _on_levels(known, options) and distance.on_line is not None:
+        return explain_levels.explain_units(activation, known.codes, items, options)
     scaled = prepared(activation, zscore=options.zscore)
     if distance.on_line is None or target.of_units is None:
 
@@ -65,17 +73,17 @@ def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: 
                 matrix = distance_matrix(column[:, np.newaxis], options.distance)
                 yield target.of_distances(matrix, options.min_max)
 
-        return explain_patterns.explain_targets(targets, codes, items, options)
-    design = explain_patterns.design_of(codes, options)
+        return _explain_matrices(targets, known, items, options)
+    design = explain_patterns.design_of(known, options)
     positions = distance.on_line(scaled)
-    return joined(
-        explain_patterns.explain_block(positions[:, start : start + BLOCK], design, items, options)
-        for start in range(0, positions.shape[1], BLOCK)
-    )
+    blocks = (positions[:, start : start + BLOCK] for start in range(0, positions.shape[1], BLOCK))
+    if design is None:
+        return joined(explain_pairs.explain_block(b, known, items, options) for b in blocks)
+    return joined(explain_patterns.explain_block(b, design, items, options) for b in blocks)
 
 
 def explain_top_units(
-    activation: NDArray, score: NDArray, codes: NDArray, items: NDArray, options: Any
+    activation: NDArray, score: NDArray, items: NDArray, options: Any, **features: NDArray
 ) -> Outputs:
     """Explain the distances over the k units with the largest scores, for every k in one sweep.
 
@@ -84,6 +92,7 @@ def explain_top_units(
     its additional units; other distances are computed anew for each k. Returns a target per k, and
     `chosen`, bool (k, unit); nothing if no unit has a score.
     """
+    known = _known(features, options)
     ranked = np.flatnonzero(~np.isnan(score))
     ranked = ranked[np.argsort(-score[ranked], kind="stable")]
     if not len(ranked):
@@ -94,11 +103,11 @@ def explain_top_units(
     values = activation.T[ranked[: n_chosen.max()]].T.astype(np.float64)
     scaled = standardize(values) if options.zscore else values - values.mean(axis=0)
     distance = DISTANCES[options.distance]
-    if explain_levels.on_levels(options) and distance.in_space is not None:
+    if _on_levels(known, options) and distance.in_space is not None:
         own = scaled if options.zscore or distance.centered else values
         outputs = joined(
             explain_levels.explain_position(
-                distance.in_space(own[:, :n_units]), codes, items, options
+                distance.in_space(own[:, :n_units]), known.codes, items, options
             )
             for n_units in n_chosen
         )
@@ -116,7 +125,28 @@ def explain_top_units(
         for matrix in matrices():
             yield TARGETS[options.target].of_distances(matrix, options.min_max)
 
-    return explain_patterns.explain_targets(targets, codes, items, options) | {"chosen": chosen}
+    return _explain_matrices(targets, known, items, options) | {"chosen": chosen}
+
+
+def _known(arrays: Mapping[str, NDArray], options: Any) -> Features:
+    return features_of(**arrays, squared=options.scale == "squared")
+
+
+def _on_levels(features: Features, options: Any) -> bool:
+    return features.are_categorical and explain_levels.on_levels(options)
+
+
+def _explain_matrices(
+    targets: Callable[[], Iterator[NDArray]], features: Features, items: NDArray, options: Any
+) -> Outputs:
+    """Explain matrices of targets, given one at a time."""
+    design = explain_patterns.design_of(features, options)
+    if design is not None:
+        return explain_patterns.explain_targets(targets, design, items, options)
+    return joined(
+        explain_pairs.explain_targets(explain_pairs.of_matrix(t), 1, features, items, options)
+        for t in targets()
+    )
 
 
 def _growing_distances(activation: NDArray, n_units: Sequence[int]) -> Iterator[NDArray]:

@@ -8,8 +8,11 @@ from numpy.typing import NDArray
 
 from mlem_xr.kernels import influence, moments, permutation
 from mlem_xr.kernels.design import PairDesign, pair_design
+from mlem_xr.kernels.errors import Undefined
+from mlem_xr.kernels.features import Features
 from mlem_xr.kernels.folds import N_FOLDS, TRAIN, VALIDATION, split
 from mlem_xr.kernels.metrics import Metrics, Outputs, fit_metrics, outputs_of
+from mlem_xr.kernels.patterns import worthwhile
 from mlem_xr.kernels.statistics import FoldStatistics, crossed, statistics
 from mlem_xr.kernels.targets import TARGETS
 
@@ -17,9 +20,19 @@ Targets = Callable[[], Iterator[NDArray]]
 """Gives targets one at a time."""
 
 
-def design_of(codes: NDArray, options: Any) -> PairDesign:
-    """Return the design of all pairs, which is made once per process."""
-    return pair_design(codes, folds=options.folds, random_state=options.random_state)
+def design_of(features: Features, options: Any) -> PairDesign | None:
+    """Return the design of all pairs, which is made once per process.
+
+    None where there are no patterns, or so many that single pairs are as good.
+    """
+    most = None if options.conditional else worthwhile(len(features.codes))
+    found = pair_design(features, folds=options.folds, random_state=options.random_state, most=most)
+    if found is None and options.conditional:
+        raise Undefined(
+            "conditional: found features of too many different distances; expected features that "
+            "have few, so that many pairs are alike"
+        )
+    return found
 
 
 class _PairSums(NamedTuple):
@@ -35,9 +48,8 @@ class _PairSums(NamedTuple):
     """Gives each target of the sorted pairs: (pair)."""
 
 
-def explain_targets(targets: Targets, codes: NDArray, items: NDArray, options: Any) -> Outputs:
+def explain_targets(targets: Targets, design: PairDesign, items: NDArray, options: Any) -> Outputs:
     """Explain matrices of targets, of which one at a time is in memory."""
-    design = design_of(codes, options)
 
     def absolute_error(prediction: NDArray) -> NDArray:
         columns = zip(targets(), prediction.T, strict=True)

@@ -74,6 +74,47 @@ def of_patterns(
     )
 
 
+class SentenceSums(NamedTuple):
+    """Sums over the partners of each sentence (n), of one target."""
+
+    x: NDArray
+    """(n, F)"""
+    square: NDArray
+    """Of x^2: (n, F)."""
+    product: NDArray
+    """Of x (w.x), with the weights of the target: (n, F)."""
+    y: NDArray
+    """(n)"""
+    xy: NDArray
+    """(n, F)"""
+    yy: NDArray
+    """(n)"""
+
+
+def of_sentences(
+    partners: int, sums: SentenceSums, fit: Fit, t: int, held_out: Statistics, r2: R2Influence
+) -> NDArray:
+    """Sum the influences on the importances and R2 of target t over partners: (n, F + 1)."""
+    x, square, product, y, xy, yy = sums
+    weight, intercept = fit.weight[t], fit.intercept[t]
+    u, y0 = held_out.regressors.mean, held_out.mean[t]
+    fitted = x @ weight
+    residual = (xy - intercept * x - product) - np.outer(y - partners * intercept - fitted, u)
+    mean_residual = y0 - intercept - u @ weight
+    squares = square - 2 * u * x + partners * u**2
+    importance = 2 * weight * (residual - mean_residual * (x - partners * u) + weight * squares)
+    squared = (
+        yy
+        - 2 * (intercept * y + xy @ weight)
+        + partners * intercept**2
+        + 2 * intercept * fitted
+        + product @ weight
+    )
+    deviation = yy - 2 * y0 * y + partners * y0**2
+    score = r2.residual[t] * squared + r2.target[t] * deviation
+    return np.column_stack([importance, score])
+
+
 class Items(NamedTuple):
     """Items that are the units of the errors of some features."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels.folds import TRAIN, VALIDATION
-from mlem_xr.kernels.influence import R2Influence
+from mlem_xr.kernels.influence import R2Influence, SentenceSums, of_sentences
 from mlem_xr.kernels.levels import FoldLevels, LevelDesign, LevelSums
 from mlem_xr.kernels.ridge import Fit
 from mlem_xr.kernels.statistics import Statistics
@@ -119,38 +119,8 @@ def influences(
         y = n * norm - 2 * own @ sums.first[0] + sums.second[0]
         along = np.take_along_axis(own @ first.T, level, axis=1)
         xy = x * norm[:, np.newaxis] - 2 * along + second[level]
-        own_products = products[row[part]]
-        result[part] = _influence(n - 1, x, own_products, y, xy, layer.yy[part], fit, held_out, r2)
+        product = products[row[part]] + np.outer(x @ fit.weight[0], held_out.regressors.mean)
+        # Of feature distances that are 0 or 1.
+        own_sums = SentenceSums(x, x, product, y, xy, layer.yy[part])
+        result[part] = of_sentences(n - 1, own_sums, fit, 0, held_out, r2)
     return result
-
-
-def _influence(
-    partners: int,
-    x: NDArray,
-    product: NDArray,
-    y: NDArray,
-    xy: NDArray,
-    yy: NDArray,
-    fit: Fit,
-    held_out: Statistics,
-    r2: R2Influence,
-) -> NDArray:
-    """Sum psi from the sums over partners of x, (x - u)(w.x), y, x y and y^2."""
-    weight, intercept = fit.weight[0], fit.intercept[0]
-    u, y0 = held_out.regressors.mean, held_out.mean[0]
-    fitted = x @ weight
-    residual = (xy - intercept * x - product) - np.outer(y - partners * intercept, u)
-    mean_residual = y0 - intercept - u @ weight
-    squares = (1 - 2 * u) * x + partners * u**2
-    importance = 2 * weight * (residual - mean_residual * (x - partners * u) + weight * squares)
-    squared = (
-        yy
-        - 2 * (intercept * y + xy @ weight)
-        + partners * intercept**2
-        + 2 * intercept * fitted
-        + product @ weight
-        + fitted * (u @ weight)
-    )
-    deviation = yy - 2 * y0 * y + partners * y0**2
-    score = r2.residual[0] * squared + r2.target[0] * deviation
-    return np.column_stack([importance, score])

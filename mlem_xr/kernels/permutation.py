@@ -52,8 +52,14 @@ def permute(value: NDArray, n_pairs: NDArray) -> PairPermutation:
     E[D^2] = v - 2 u z_gk + z_gk^2.
     """
     n = n_pairs.sum()
-    mean = n_pairs @ value / n
-    square = n_pairs @ value**2 / n - 2 * mean * value + value**2
+    return permute_from(value, n_pairs, n_pairs @ value / n, n_pairs @ value**2 / n)
+
+
+def permute_from(
+    value: NDArray, n_pairs: NDArray, mean: NDArray, mean_square: NDArray
+) -> PairPermutation:
+    """Prepare the design arrays of some patterns of a fold with mean and mean square of z (F)."""
+    square = mean_square - 2 * mean * value + value**2
     shift = np.ascontiguousarray((mean - value).T)
     return PairPermutation(n_pairs, shift, np.ascontiguousarray(square.T))
 
@@ -130,16 +136,33 @@ def error_over_pairs(
     std_error_k^2 = sum_folds sum_g (n_g a_g^2 - 2 a_g b_g e1_g + b_g^2 e2_g) / n / (n - 1).
     """
     n = sum(design.n_pairs.sum() for design in permutations)
-    spread = 0.0
-    for fit, design, (total, total_squared) in zip(fits, permutations, moments, strict=True):
-        prediction = pattern @ fit.weight.T + fit.intercept
-        residual = total - design.n_pairs[:, np.newaxis] * prediction
-        residual_squared = total_squared - prediction * (total + residual)
-        squared = fit.weight**2
-        spread = spread + squared**2 * (design.square**2 @ design.n_pairs)
-        spread -= 2 * squared * mean * (design.square @ design.n_pairs)
-        spread += mean**2 * design.n_pairs.sum()
-        product = ((design.square * design.shift) @ residual).T
-        spread -= 4 * fit.weight * (squared * product - mean * (design.shift @ residual).T)
-        spread += 4 * squared * (design.shift**2 @ residual_squared).T
-    return np.sqrt(np.maximum(spread, 0.0) / n / (n - 1))
+    parts = zip(fits, permutations, moments, strict=True)
+    spread = [spread_over_pairs(fit, own, *sums, pattern, mean) for fit, own, sums in parts]
+    return error_of_spread(np.sum(spread, axis=0), n)
+
+
+def spread_over_pairs(
+    fit: Fit,
+    design: PairPermutation,
+    total: NDArray,
+    total_squared: NDArray,
+    pattern: NDArray,
+    mean: NDArray,
+) -> NDArray:
+    """Sum the squared deviations from importances `mean` over pairs of one fold: (T, F)."""
+    prediction = pattern @ fit.weight.T + fit.intercept
+    residual = total - design.n_pairs[:, np.newaxis] * prediction
+    residual_squared = total_squared - prediction * (total + residual)
+    squared = fit.weight**2
+    spread = squared**2 * (design.square**2 @ design.n_pairs)
+    spread -= 2 * squared * mean * (design.square @ design.n_pairs)
+    spread += mean**2 * design.n_pairs.sum()
+    product = ((design.square * design.shift) @ residual).T
+    spread -= 4 * fit.weight * (squared * product - mean * (design.shift @ residual).T)
+    spread += 4 * squared * (design.shift**2 @ residual_squared).T
+    return spread
+
+
+def error_of_spread(spread: NDArray, n_pairs: float) -> NDArray:
+    """Turn summed squared deviations over n pairs into the standard error of their mean."""
+    return np.sqrt(np.maximum(spread, 0.0) / n_pairs / (n_pairs - 1))

@@ -14,7 +14,8 @@ With r the partial correlation of x_k and y given the others, and m the residual
 so that draws are compared by r. A draw changes x_k alone, so all it takes is the sum of y over the
 pairs of sentences that differ in it. For squared distances of points that follows from sums over
 the sentences of each level, and no pair is visited; other targets are a matrix, which is multiplied
-with the indicators of the levels.
+with the indicators of the levels. Numbers are drawn as well as levels: see
+`mlem_xr.kernels.measures`.
 
 Arrays of draws have the feature as it is as their first row: (1 + D, ...) for D draws.
 """
@@ -28,8 +29,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from mlem_xr.kernels import measures
 from mlem_xr.kernels.distances import DISTANCES, distance_matrix, prepared
 from mlem_xr.kernels.draws import Items, draw, is_determined, items_of
+from mlem_xr.kernels.features import Features
 from mlem_xr.kernels.targets import TARGETS
 
 _TIE = 1e-9
@@ -54,8 +57,9 @@ class Drawn(NamedTuple):
     """A feature in the data and in every draw: what depends on the stimuli alone."""
 
     items: Items
-    level: NDArray
-    """(1 + D, item); D is 0 where there is nothing to draw."""
+    value: NDArray
+    """Levels (1 + D, item), or positions (1 + D, item, axis); D is 0 where there is nothing to
+    draw."""
     total: NDArray
     """Sum of x_k over the pairs: (1 + D)"""
     products: NDArray
@@ -67,15 +71,15 @@ class Drawn(NamedTuple):
 class RandomizationDesign:
     """All that depends on the stimuli, the number of draws and the seed alone."""
 
-    def __init__(self, codes: NDArray, items: NDArray, n_draws: int, seed: int) -> None:
-        self.n_draws, self.seed = n_draws, seed
-        self.n_features = codes.shape[1]
-        self.n_pairs = len(codes) * (len(codes) - 1) / 2
-        self.items = [items_of(codes, items, k) for k in range(self.n_features)]
-        self._known, self._sign = _alike(codes)
+    def __init__(self, features: Features, items: NDArray, n_draws: int, seed: int) -> None:
+        self.n_draws, self.seed, self._features = n_draws, seed, features
+        self.n_features, n = features.n_features, len(items)
+        self.n_pairs = n * (n - 1) / 2
+        self.items = [items_of(features, items, k) for k in range(self.n_features)]
+        self._known, self._sign = _alike(features)
         self._drawn: dict[int, Drawn] = {}
         self._drawing = threading.Lock()
-        sums = [self._sums(own, own.level[np.newaxis])[0] for own in self.items]
+        sums = [self._sums(k, as_is(own))[0] for k, own in enumerate(self.items)]
         self.total = np.array([row[0] for row in sums])
         """Sum of each feature distance over the pairs: (feature)"""
         products = np.array([row[1:] for row in sums])
@@ -100,7 +104,7 @@ class RandomizationDesign:
     def is_collinear(self) -> NDArray:
         """Features whose distances never differ or follow from those of others: (feature)."""
         left = [
-            self._unexplained(k, self.total[k], self.products[k, self.others(k)])
+            self._unexplained(k, self.products[k, k], self.products[k, self.others(k)])
             for k in range(self.n_features)
         ]
         return np.isnan(left)
@@ -117,7 +121,7 @@ class RandomizationDesign:
 
     def drawn(self, feature: int) -> Drawn:
         """Draw a feature, once for all who ask if the draws of all features fit into memory."""
-        if self.n_draws * sum(len(own.level) for own in self.items) > _KEPT:
+        if self.n_draws * sum(_n_bytes(own) for own in self.items) > _KEPT:
             return self._draw(feature)
         with self._drawing:
             if feature not in self._drawn:
@@ -126,40 +130,45 @@ class RandomizationDesign:
 
     def _draw(self, feature: int) -> Drawn:
         own = self.items[feature]
-        level = own.level[np.newaxis]
+        value = as_is(own)
         if not self.is_fixed[feature]:
             drawn = draw(own, self.n_draws, self.seed)
-            level = np.concatenate([level.astype(drawn.dtype), drawn])
-        sums = self._sums(own, level)
+            value = np.concatenate([value.astype(drawn.dtype), drawn])
+        sums = self._sums(feature, value)
         other = self.others(feature)
-        products = sums[:, 1 + other] - np.outer(sums[:, 0], self.total[other]) / self.n_pairs
-        unexplained = self._unexplained(feature, sums[:, 0], products)
-        return Drawn(own, level, sums[:, 0], products, unexplained)
+        total = sums[:, 0]
+        products = sums[:, 1 + other] - np.outer(total, self.total[other]) / self.n_pairs
+        squares = sums[:, 1 + feature] - total**2 / self.n_pairs
+        unexplained = self._unexplained(feature, squares, products)
+        return Drawn(own, value, total, products, unexplained)
 
-    def _sums(self, items: Items, level: NDArray) -> NDArray:
+    def _sums(self, feature: int, value: NDArray) -> NDArray:
         """Sum x_k and its products with all feature distances over the pairs: (1 + D, 1 + F)."""
-        known = _grouped(self._known, items)
-        everyone = known.sum(axis=0)
+        items = self.items[feature]
+        sums = _between_alike(items, value, _grouped(self._known, items)) @ self._sign
+        for other in np.flatnonzero(~self._features.categorical).tolist():
+            if other != feature:
+                target = Matrix(self._features.matrix(other))
+                sums[:, 1 + other] = target.between(items, value)[:, 0]
+        # The square of what is drawn, not its product with the feature as it is.
+        sums[:, 1 + feature] = sums[:, 0]
+        if items.are_measured:
+            size = _grouped(np.ones(len(items.number)), items)
+            sums[:, 1 + feature] = measures.sum_of_squares(value, size, squared=items.squared)
+        return sums
 
-        def of_block(block: NDArray) -> NDArray:
-            within = sum(total**2 for total in _sums_of_levels(block, items, known))
-            return (everyone**2 - within) / 2 @ self._sign
-
-        return _in_blocks(of_block, level, known)
-
-    def _unexplained(self, feature: int, total: NDArray, products: NDArray) -> NDArray:
-        squares = total - total**2 / self.n_pairs
+    def _unexplained(self, feature: int, squares: NDArray, products: NDArray) -> NDArray:
         left = squares - ((products @ self.inverse(feature)) * products).sum(axis=-1)
         return np.where(left > _NOTHING * squares, left, np.nan)
 
 
 def randomization_design(
-    codes: NDArray, items: NDArray, n_draws: int, seed: int
+    features: Features, items: NDArray, n_draws: int, seed: int
 ) -> RandomizationDesign:
-    """Build the design of a test from codes and items (sentence, feature), once per process."""
-    codes, items = (np.ascontiguousarray(table, dtype=np.int32) for table in (codes, items))
+    """Build the design of a test from features and items (sentence, F), once per process."""
+    items = np.ascontiguousarray(items, dtype=np.int32)
     with _building:
-        return _cached_design(codes.tobytes(), items.tobytes(), codes.shape, n_draws, seed)
+        return _cached_design(features, items.tobytes(), n_draws, seed)
 
 
 _building = threading.Lock()
@@ -168,21 +177,33 @@ _building = threading.Lock()
 # Two, as of `mlem_xr.kernels.design`.
 @lru_cache(maxsize=2)
 def _cached_design(
-    codes: bytes, items: bytes, shape: tuple[int, int], n_draws: int, seed: int
+    features: Features, items: bytes, n_draws: int, seed: int
 ) -> RandomizationDesign:
-    features, numbers = (np.frombuffer(b, dtype=np.int32).reshape(shape) for b in (codes, items))
+    numbers = np.frombuffer(items, dtype=np.int32).reshape(features.codes.shape)
     return RandomizationDesign(features, numbers, n_draws, seed)
 
 
-def _alike(codes: NDArray) -> tuple[NDArray, NDArray]:
+def as_is(items: Items) -> NDArray:
+    """Return what is drawn as it is, as if it were the only draw."""
+    return (items.position if items.are_measured else items.level)[np.newaxis]
+
+
+def _n_bytes(items: Items) -> int:
+    return items.position.nbytes if items.are_measured else len(items.level)
+
+
+def _alike(features: Features) -> tuple[NDArray, NDArray]:
     """Say in which respects sentences can be alike, and what that says of feature distances.
 
     Two sentences are alike in a column (sentence, column) if both have a 1 there: in that they are
     sentences, that they define a feature, that they have a level of it. A feature distance is: both
-    define it, less both have the same level; the signs are (column, 1 + feature).
+    define it, less both have the same level; the signs are (column, 1 + feature). Features that are
+    not categorical have no columns.
     """
-    columns, signs = [np.ones(len(codes), bool)], [np.eye(1 + codes.shape[1])[0]]
-    for sign, column in zip(np.eye(1 + codes.shape[1])[1:], codes.T, strict=True):
+    codes, unit = features.codes, np.eye(1 + features.n_features)
+    columns, signs = [np.ones(len(codes), bool)], [unit[0]]
+    for k in np.flatnonzero(features.categorical):
+        sign, column = unit[1 + k], codes[:, k]
         levels = np.unique(column[column >= 0])
         columns += [column >= 0, *(column == level for level in levels)]
         signs += [sign, *[-sign] * len(levels)]
@@ -210,6 +231,26 @@ def _grouped(values: NDArray, items: Items) -> NDArray:
     where = (items.number[sentence], sentence)
     member = csr_array((np.ones(len(sentence)), where), shape=(n_items, len(values)))
     return np.asarray(member @ values)
+
+
+def _between_alike(items: Items, value: NDArray, known: NDArray) -> NDArray:
+    """Sum x_k over the pairs of sentences that are alike in a column: (draw, column).
+
+    `known` (item, column) are how many sentences of an item have it.
+    """
+    if items.are_measured:
+        nothing = np.zeros(len(known))
+        point = measures.between_points(
+            value, nothing, known, np.zeros(known.shape), squared=items.squared
+        )
+        return -point / 2
+    everyone = known.sum(axis=0)
+
+    def of_block(block: NDArray) -> NDArray:
+        within = sum(total**2 for total in _sums_of_levels(block, items, known))
+        return (everyone**2 - within) / 2
+
+    return _in_blocks(of_block, value, known)
 
 
 def _in_blocks(function: Callable[[NDArray], NDArray], level: NDArray, table: NDArray) -> NDArray:
@@ -267,8 +308,8 @@ class Points(NamedTuple):
         squares = n * norm @ norm + norm.sum() ** 2 + 2 * (gram**2).sum()
         return np.array([total]), np.array([squares - 4 * norm @ (a @ first)])
 
-    def between(self, items: Items, level: NDArray) -> NDArray:
-        """Sum the targets over the pairs that differ in a feature: (draw, target).
+    def between(self, items: Items, value: NDArray) -> NDArray:
+        """Sum the targets times a feature distance over the pairs: (draw, target).
 
         With n_l, s_l and q_l the number of sentences of a level and their sums of a and of a^2, the
         pairs of different levels have the sum ``sum_l (n - n_l) q_l + s_l^2  -  (sum_l s_l)^2``.
@@ -277,6 +318,8 @@ class Points(NamedTuple):
         if self.over_units:
             square = square.sum(axis=1, keepdims=True)
         square, size = _grouped(square, items), _grouped(np.ones(len(square)), items)
+        if items.are_measured:
+            return measures.between_points(value, size, point, square, squared=items.squared)
         everyone = point.sum(axis=0) ** 2
 
         def of_block(block: NDArray) -> NDArray:
@@ -284,7 +327,7 @@ class Points(NamedTuple):
             own = squares.sum(axis=1, keepdims=True) if self.over_units else squares
             return own + _n_others(block, size, int(items.level.max(initial=0)) + 1) @ square
 
-        return _in_blocks(of_block, level, point)
+        return _in_blocks(of_block, value, point)
 
 
 class Matrix(NamedTuple):
@@ -298,23 +341,26 @@ class Matrix(NamedTuple):
         squares = np.vdot(self.target, self.target)
         return np.array([self.target.sum() / 2]), np.array([squares / 2])
 
-    def between(self, items: Items, level: NDArray) -> NDArray:
-        """Sum the targets over the pairs that differ in a feature: (draw, 1)."""
+    def between(self, items: Items, value: NDArray) -> NDArray:
+        """Sum the target times a feature distance over the pairs: (draw, 1)."""
         target = _grouped(_grouped(self.target, items).T, items)
+        if items.are_measured:
+            sums = measures.between_items(value, target, squared=items.squared)
+            return sums[:, np.newaxis]
 
         def of_block(block: NDArray) -> NDArray:
             sums = enumerate(_sums_of_levels(block, items, target))
             within = sum(np.einsum("bi,bi->b", block == one, total) for one, total in sums)
             return (target.sum() - within)[:, np.newaxis] / 2
 
-        return _in_blocks(of_block, level, target)
+        return _in_blocks(of_block, value, target)
 
 
 Target = Points | Matrix
 
 
 def randomize(
-    activation: NDArray, codes: NDArray, items: NDArray, options: Any
+    activation: NDArray, features: Features, items: NDArray, options: Any
 ) -> dict[str, NDArray]:
     """Test the features by randomization.
 
@@ -322,8 +368,8 @@ def randomize(
     ----------
     activation : NDArray
         Finite (sentence, unit).
-    codes : NDArray
-        int32 (sentence, feature), -1 where undefined.
+    features : Features
+        Those of the sentences.
     items : NDArray
         int32 (sentence, feature): sentences with the same number are drawn together.
     options : object
@@ -334,7 +380,7 @@ def randomize(
     dict of str to NDArray
         `statistic`, `p_value` and `p_value_max`, float64 ([unit,] feature).
     """
-    design = randomization_design(codes, items, options.n_draws, options.random_state)
+    design = randomization_design(features, items, options.n_draws, options.random_state)
     of_units = options.per == "unit"
     targets = _targets_of_units if of_units else _target_of_layer
     observed: list[NDArray] = []
@@ -402,14 +448,14 @@ def _partial_correlations(target: Target, design: RandomizationDesign) -> Iterat
     mean = total / design.n_pairs
     variation = squares - total * mean
     variation = np.where(variation > _NOTHING * squares, variation, np.nan)
-    as_is = [target.between(items, items.level[np.newaxis])[0] for items in design.items]
-    products = np.stack(as_is) - np.outer(design.total, mean)
+    observed = [target.between(items, as_is(items))[0] for items in design.items]
+    products = np.stack(observed) - np.outer(design.total, mean)
     for k in range(design.n_features):
         drawn, other = design.drawn(k), design.others(k)
         weight = design.inverse(k) @ products[other]
         left = variation - (products[other] * weight).sum(axis=0)
         left = np.where(left > _NOTHING * variation, left, np.nan)
-        own = target.between(drawn.items, drawn.level) - np.outer(drawn.total, mean)
+        own = target.between(drawn.items, drawn.value) - np.outer(drawn.total, mean)
         own -= drawn.products @ weight
         own /= np.sqrt(drawn.unexplained)[:, np.newaxis]
         own /= np.sqrt(left)

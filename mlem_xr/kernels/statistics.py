@@ -30,6 +30,11 @@ class Regressors(NamedTuple):
         return self.x / self.n_pairs
 
     @property
+    def mean_square(self) -> NDArray:
+        """Mean squared feature distances: (F)."""
+        return np.diag(self.xx) / self.n_pairs
+
+    @property
     def gram(self) -> NDArray:
         """Sums of (x - mean)(x - mean)': (F, F)."""
         return self.xx - np.outer(self.mean, self.x)
@@ -82,6 +87,21 @@ def statistics(
 ) -> Statistics:
     """Sum over covariate patterns (P, F) whose targets and their squares have these sums (P, T)."""
     return Statistics(rows, total.sum(axis=0), total.T @ pattern, total_squared.sum(axis=0))
+
+
+def together(parts: Sequence[Statistics]) -> Statistics:
+    """Take several sets of pairs together, of which some may be empty."""
+    rows = Regressors(
+        sum(part.regressors.n_pairs for part in parts),
+        np.sum([part.regressors.x for part in parts], axis=0),
+        np.sum([part.regressors.xx for part in parts], axis=0),
+    )
+    return Statistics(
+        rows,
+        np.sum([part.y for part in parts], axis=0),
+        np.sum([part.xy for part in parts], axis=0),
+        np.sum([part.yy for part in parts], axis=0),
+    )
 
 
 def crossed(held_out: Sequence[Sequence[Statistics]]) -> list[FoldStatistics]:

@@ -6,14 +6,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mlem_xr.schema import check_features, check_items, warn
+from mlem_xr.kernels.patterns import sums_over_pairs
+from mlem_xr.schema import NUMERIC, check_features, check_items, kind_of, warn
 from mlem_xr.stimuli.items import item_codes
-from mlem_xr.stimuli.pairs import feature_correlation, pattern_counts
+from mlem_xr.stimuli.pairs import feature_correlation, features_in
 from mlem_xr.stimuli.table import declared_items, feature_values, to_codes
 
 MAX_CORRELATION = 0.5
 """Absolute correlation of two features' distances above which their importances are hard to tell
 apart."""
+
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of which quantiles of numeric features are shown."""
 
 _SHOWN_LEVELS = 8
 
@@ -32,22 +36,27 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
         Dimensions `feature`, `other_feature`, `level_number` (levels ascend) and `item` (columns of
         items, if there are some), with
 
-        - `level` (feature, level_number) object: the values; None beyond the last one;
+        - `kind` (feature) object: `categorical`, `numeric` or `vector`;
+        - `level` (feature, level_number) object: the values of categorical features; None beyond
+          the last one;
         - `level_count` (feature, level_number) int64: sentences with that value;
         - `undefined` (feature) int64: sentences that leave the feature undefined;
-        - `differing_pairs` (feature) int64: pairs of sentences with feature distance 1;
+        - `quantile` (feature, share) float64: smallest value, quartiles and largest value of
+          numeric features; NaN of others;
+        - `differing_pairs` (feature) int64: pairs of sentences whose feature distance is not 0;
         - `correlation` (feature, other_feature) float64: of the feature distances over all pairs;
           NaN where a feature distance is constant;
         - `constant` (feature) bool: no two sentences differ in the feature;
-        - `determines` (feature, other_feature) bool: sentences that agree in `feature`, undefined
-          being a value of its own, agree in `other_feature`, which is not constant;
+        - `determines` (feature, other_feature) bool: sentences that agree in `feature`, which is
+          categorical (undefined being a value of its own), agree in `other_feature`, which is not
+          constant;
         - `belongs_to` (feature) object: the column of the items that the feature says it belongs
           to; empty where there is none;
         - `n_items`, `smallest_item`, `largest_item`, `without_item` (item) int64: different items
           of the column, sentences of the one with the fewest and of the one with the most, and
           sentences without one;
         - `n_sentences`, `n_pairs`, `n_patterns` (no dimension) int64: sentences, pairs of them, and
-          covariate patterns.
+          covariate patterns (as many as pairs where nearly every pair has its own).
 
     Raises
     ------
@@ -77,29 +86,38 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     sizes = [np.bincount(codes[codes >= 0]) for codes in (item_codes(stimuli, i) for i in items)]
     coded = [to_codes(feature_values(stimuli, name)) for name in names]
     codes = np.stack([code for code, _ in coded])
-    pattern, n_pairs = pattern_counts(stimuli, features=names)
-    differing = n_pairs @ pattern.astype(np.int64)
-    constant = differing == 0
-    level, count = _levels(coded)
+    kinds = [kind_of(stimuli, name) for name in names]
+    measured = np.array([kind != "categorical" for kind in kinds])
+    counts, sums = sums_over_pairs(features_in(stimuli, names))
+    constant = counts.differing == 0
+    level, count = _levels([(c[0], []) if m else c for m, c in zip(measured, coded, strict=True)])
+    determines = _determines(codes) & ~constant & ~measured[:, np.newaxis]
     description = xr.Dataset(
         {
             "level": (("feature", "level_number"), level),
             "level_count": (("feature", "level_number"), count),
             "undefined": ("feature", (codes < 0).sum(axis=1)),
-            "differing_pairs": ("feature", differing),
+            "differing_pairs": ("feature", counts.differing),
             "correlation": feature_correlation(stimuli, features=names),
             "constant": ("feature", constant),
-            "determines": (("feature", "other_feature"), _determines(codes) & ~constant),
+            "determines": (("feature", "other_feature"), determines),
+            "kind": ("feature", np.array(kinds, dtype=object)),
+            "quantile": (("feature", "share"), _quantiles(stimuli, names, kinds)),
             "belongs_to": ("feature", np.array([belongs.get(k, "") for k in names], dtype=object)),
             "n_items": ("item", _whole(map(len, sizes))),
             "smallest_item": ("item", _whole(min(size, default=0) for size in sizes)),
             "largest_item": ("item", _whole(max(size, default=0) for size in sizes)),
             "without_item": ("item", stimuli.sizes["sentence"] - _whole(map(sum, sizes))),
             "n_sentences": stimuli.sizes["sentence"],
-            "n_pairs": n_pairs.sum(),
-            "n_patterns": len(pattern),
+            "n_pairs": int(sums.n_pairs),
+            "n_patterns": counts.n_patterns,
         },
-        coords={"feature": names, "other_feature": names, "item": np.array(items, dtype=object)},
+        coords={
+            "feature": names,
+            "other_feature": names,
+            "item": np.array(items, dtype=object),
+            "share": list(_SHARES),
+        },
         attrs={"stimuli": stimuli.attrs.get("stimuli", "stimuli")},
     )
     _warn_of_correlations(description)
@@ -126,11 +144,23 @@ def description_text(description: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+def _quantiles(stimuli: xr.Dataset, names: list[str], kinds: list[str]) -> NDArray:
+    """Quantiles of the numeric features, NaN of others: (feature, share)."""
+    found = np.full((len(names), len(_SHARES)), np.nan)
+    for k, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        values = feature_values(stimuli, name)
+        if kind == NUMERIC and not np.isnan(values).all():
+            found[k] = np.nanquantile(values, _SHARES)
+    return found
+
+
 def _levels(coded: list[tuple[NDArray, list]]) -> tuple[NDArray, NDArray]:
     """Values, ascending, and counts of every feature, padded to the largest number of levels."""
     shape = len(coded), max(len(levels) for _, levels in coded)
     level, count = np.full(shape, None, dtype=object), np.zeros(shape, dtype=np.int64)
     for k, (codes, levels) in enumerate(coded):
+        if not levels:
+            continue
         counts = np.bincount(codes[codes >= 0], minlength=len(levels))
         # Numbers before words, which do not compare.
         order = sorted(range(len(levels)), key=lambda i: (isinstance(levels[i], str), levels[i]))
@@ -215,6 +245,11 @@ def _whole(numbers: Iterable[int]) -> NDArray[np.int64]:
 
 
 def _level_text(feature: xr.Dataset) -> str:
+    if feature["kind"] == NUMERIC:
+        smallest, *quartiles, largest = (f"{value:.4g}" for value in feature["quantile"].values)
+        return f"{smallest} to {largest}, quartiles {', '.join(quartiles)}"
+    if feature["kind"] != "categorical":
+        return str(feature["kind"].item())
     n_levels = int((feature["level_count"] > 0).sum())
     values = zip(feature["level"].values, feature["level_count"].values, strict=True)
     shown = [f"{level}: {count:,}" for level, count in list(values)[: min(n_levels, _SHOWN_LEVELS)]]

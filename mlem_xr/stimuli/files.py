@@ -5,11 +5,13 @@ import gzip
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
+from fnmatch import fnmatchcase
 from io import StringIO
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import pandas as pd
@@ -17,6 +19,7 @@ import xarray as xr
 
 from mlem_xr.running.writing import NO_PYARROW, TABLES, Quoting, check_path, write_quoted
 from mlem_xr.schema import (
+    NUMERIC,
     InputError,
     check_dataset,
     check_features,
@@ -24,7 +27,11 @@ from mlem_xr.schema import (
     check_location,
     check_text,
     columns_of,
+    columns_of_feature,
+    kind_of,
+    listed,
     several,
+    shown,
     warn,
 )
 from mlem_xr.stimuli.generate import generate_stimuli, list_stimuli
@@ -45,6 +52,8 @@ def read_stimuli(
     source: str | PathLike[str] | pd.DataFrame | xr.Dataset,
     *,
     items: str | Iterable[str] | None = None,
+    numeric: str | Iterable[str] | None = None,
+    vector: Mapping[str, str | Iterable[str]] | None = None,
 ) -> xr.Dataset:
     """Read sentences and their features.
 
@@ -59,6 +68,14 @@ def read_stimuli(
         Columns that say what a sentence is made of, such as its noun or its verb: they are kept and
         are no features. Bundled sets have some already, and grammars and Datasets may; these are
         added to them.
+    numeric : str or iterable of str, optional
+        Features whose numbers are measurements, such as lengths or frequencies: two sentences are
+        ``|z_i - z_j| / (max z - min z)`` apart. Other features are categorical, whatever their
+        values are: two sentences differ in them or not.
+    vector : mapping of str to str or iterable of str, optional
+        Features that are points, such as coordinates or embeddings: the name of each, and its
+        columns, listed or as a pattern (`{"embedding": "emb_*"}`). Two sentences are as far apart
+        as their points (Euclidean), divided by the largest distance.
 
     Returns
     -------
@@ -68,7 +85,8 @@ def read_stimuli(
         booleans; undefined values are missing: None or NaN, found by `isnull`); attributes
         `stimuli` (name), `features` (names in order), `stimuli_hash` and, where there are some,
         `items` (names in the order of the table). A feature of a grammar that belongs to items
-        names their column in its own attribute `item`.
+        names their column in its own attribute `item`; a numeric one has the attribute `kind`
+        ("numeric"), and each column of a vector the name of the feature as attribute `vector`.
 
     Raises
     ------
@@ -79,7 +97,7 @@ def read_stimuli(
     Warns
     -----
     UserWarning
-        If sentences are repeated.
+        If sentences are repeated; if a feature seems to be numeric and was not declared.
 
     Examples
     --------
@@ -89,28 +107,60 @@ def read_stimuli(
     >>> stimuli.attrs["items"], stimuli["verb_ZIPF"].attrs["item"]
     (['subj_LEMMA', 'verb_LEMMA'], 'verb_LEMMA')
     """
-    chosen = [] if items is None else several("items", items, check_text, ordered=False, empty=True)
+    names = {"items": _names("items", items), "numeric": _names("numeric", numeric)}
     if not isinstance(source, pd.DataFrame | xr.Dataset) and hasattr(source, "to_pandas"):
         source = source.to_pandas()
     if isinstance(source, pd.DataFrame):
-        return from_dataframe(source, name="stimuli", items=chosen)
+        columns = [str(column) for column in source.columns]
+        return from_dataframe(source, name="stimuli", **names, vector=_vectors(vector, columns))
     if isinstance(source, xr.Dataset):
-        stimuli = check_stimuli(source, chosen)
-        warn_of_oddities(stimuli)
-        return stimuli
+        return _with_roles(check_stimuli(source), names, vector)
     path = check_location("stimuli", source, "a name, a path, a DataFrame or a Dataset")
     if str(source) in list_stimuli() or path.suffix == ".fcfg":
-        stimuli = generate_stimuli(source)
-        return check_stimuli(stimuli, chosen) if chosen else stimuli
-    table = _read_table(path)
-    return from_dataframe(table, name=path.name.removesuffix(_suffix(path) or ""), items=chosen)
+        return _with_roles(generate_stimuli(source), names, vector)
+    table, name = _read_table(path), path.name.removesuffix(_suffix(path) or "")
+    return from_dataframe(table, name=name, **names, vector=_vectors(vector, table.columns))
+
+
+def _names(argument: str, given: Any) -> list[str]:
+    if given is None:
+        return []
+    return several(argument, given, check_text, ordered=False, empty=True)
+
+
+def _vectors(given: Any, columns: Iterable[str]) -> dict[str, list[str]]:
+    """Return the columns of each vector, in the order of the table."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        expected = 'a mapping of features to columns, such as {"embedding": "emb_*"}'
+        raise InputError(f"vector: found {shown(given)}; expected {expected}")
+    found = {}
+    for feature, parts in given.items():
+        patterns = several(f"vector: columns of {shown(feature)}", parts, check_text)
+        name = check_text("vector", feature, "the name of a feature")
+        found[name] = [c for c in columns if any(fnmatchcase(c, p) for p in patterns)]
+        missing = [p for p in patterns if not any(fnmatchcase(c, p) for c in columns)]
+        if missing:
+            raise InputError(f"vector: no column {missing[0]!r}; found: {listed(columns)}")
+    return found
+
+
+def _with_roles(stimuli: xr.Dataset, names: Mapping[str, list[str]], vector: Any) -> xr.Dataset:
+    """Give columns of stimuli other roles than they have, and warn of oddities."""
+    vectors = _vectors(vector, columns_of(stimuli))
+    if any(names.values()) or vectors:
+        stimuli = check_stimuli(stimuli, **names, vector=vectors)
+    warn_of_oddities(stimuli)
+    return stimuli
 
 
 def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
     """Write sentences, their features and their items to a table that `read_stimuli` reads.
 
-    A table does not say which of its columns are items: `read_stimuli` takes them for features
-    unless its argument `items` names them. Nor does it say which items a feature belongs to.
+    A table does not say which of its columns are items, numeric features or vectors:
+    `read_stimuli` takes them for categorical features unless its arguments name them. Nor does it
+    say which items a feature belongs to.
 
     Parameters
     ----------
@@ -149,7 +199,7 @@ def _quoting(table: pd.DataFrame, stimuli: xr.Dataset) -> Quoting:
     """
     changed: list[str] = []
     for quoting in _QUOTINGS:
-        again = _read_again(table, quoting, check_items(stimuli))
+        again = _read_again(table, quoting, stimuli)
         if again is None:
             continue
         if again.attrs["stimuli_hash"] == stimuli.attrs["stimuli_hash"]:
@@ -162,28 +212,54 @@ def _quoting(table: pd.DataFrame, stimuli: xr.Dataset) -> Quoting:
     )
 
 
-def _read_again(table: pd.DataFrame, quoting: Quoting, items: list[str]) -> xr.Dataset | None:
+def _read_again(table: pd.DataFrame, quoting: Quoting, stimuli: xr.Dataset) -> xr.Dataset | None:
     """Return the stimuli that a CSV file of a table gives; None if it cannot be read."""
     text = table.to_csv(index=False, quoting=quoting)
     with warnings.catch_warnings(), suppress(ValueError):
         warnings.simplefilter("ignore")
         read = _read_csv(lambda: StringIO(text, newline=""))
-        return from_dataframe(read, name="", items=items)
+        roles = {"items": check_items(stimuli), **_kinds(stimuli, check_features(stimuli))}
+        return from_dataframe(read, name="", **roles)
     return None
 
 
-def check_stimuli(stimuli: xr.Dataset, items: Iterable[str] = ()) -> xr.Dataset:
+def check_stimuli(
+    stimuli: xr.Dataset,
+    *,
+    items: Iterable[str] = (),
+    numeric: Iterable[str] = (),
+    vector: Mapping[str, Iterable[str]] = MappingProxyType({}),
+) -> xr.Dataset:
     """Check a Dataset as if it were a table just read, without warning of the same again.
 
-    `items` are columns that become items beside those that are.
+    Columns have the roles that they have, and those that are named here.
     """
     check_dataset("stimuli", stimuli)
     name = check_text("stimuli", stimuli.attrs.get("stimuli", "stimuli"))
     if "text" not in stimuli.coords or stimuli["text"].dims != ("sentence",):
         raise InputError("stimuli: no coordinate 'text' over 'sentence'")
-    belongs = declared_items(stimuli, check_features(stimuli))
-    chosen = [*check_items(stimuli), *items]
-    return checked(to_dataframe(stimuli), name=name, items=chosen, belongs=belongs)
+    features = check_features(stimuli)
+    return checked(
+        to_dataframe(stimuli),
+        name=name,
+        items=[*check_items(stimuli), *items],
+        belongs=declared_items(stimuli, features),
+        **_kinds(stimuli, features, numeric, vector),
+    )
+
+
+def _kinds(
+    stimuli: xr.Dataset,
+    features: Iterable[str],
+    numeric: Iterable[str] = (),
+    vector: Mapping[str, Iterable[str]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return which columns are numeric or vectors, beside those that are named."""
+    chosen = {column for columns in vector.values() for column in columns}
+    kinds = {feature: kind_of(stimuli, feature) for feature in features}
+    numbers = [f for f, kind in kinds.items() if kind == NUMERIC and f not in chosen]
+    vectors = {f: columns_of_feature(stimuli, f) for f, kind in kinds.items() if kind == "vector"}
+    return {"numeric": [*numbers, *numeric], "vector": vectors | dict(vector)}
 
 
 def _suffix(path: Path) -> str | None:

@@ -1,14 +1,22 @@
 """Sentences -> codes of their features, and the feature distances of all pairs."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mlem_xr.kernels.patterns import MAX_FEATURES, pair_patterns
-from mlem_xr.schema import InputError, check_features
+from mlem_xr.kernels.features import Features, features_of
+from mlem_xr.kernels.patterns import MAX_FEATURES, sums_over_pairs
+from mlem_xr.schema import InputError, check_features, kind_of
 from mlem_xr.stimuli.table import feature_values, to_codes
+
+_ROWS = 1024
+"""Points whose distances to all others are computed together."""
+
+_ROUNDING = 1e-12
+"""Relative to the mean square: a smaller variance is a rounding error."""
 
 
 def feature_codes(data: xr.Dataset, features: Iterable[str] | None = None) -> xr.DataArray:
@@ -24,16 +32,50 @@ def feature_codes(data: xr.Dataset, features: Iterable[str] | None = None) -> xr
     return xr.DataArray(codes, dims=("sentence", "feature"), coords={"feature": names})
 
 
-def pattern_counts(
-    data: xr.Dataset, *, features: Iterable[str] | None = None
-) -> tuple[NDArray, NDArray]:
-    """Count the pairs of sentences of each covariate pattern.
+def feature_arrays(data: xr.Dataset, codes: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Return the fields of `Features` beside the codes, with their dimensions."""
+    positions, axis_of = [], []
+    for k, name in enumerate(codes["feature"].values.tolist()):
+        if kind_of(data, name) != "categorical":
+            position = _scaled(feature_values(data, name))
+            positions.append(position)
+            axis_of += [k] * position.shape[1]
+    n = codes.sizes["sentence"]
+    return {
+        "position": xr.DataArray(
+            np.concatenate([np.empty((n, 0)), *positions], axis=1), dims=("sentence", "axis")
+        ),
+        "axis_of": xr.DataArray(np.array(axis_of, np.int64), dims="axis"),
+        "given": xr.DataArray(np.empty((0, n, n)), dims=("given", "sentence", "other_sentence")),
+        "given_of": xr.DataArray(np.empty(0, np.int64), dims="given"),
+    }
 
-    Returns the distinct rows of feature distances, uint8 (pattern, feature), and how many pairs
-    have each, int64 (pattern); they add up to n (n - 1) / 2.
+
+def features_in(data: xr.Dataset, features: Iterable[str] | None = None) -> Features:
+    """Return the features of some sentences as the kernels take them."""
+    codes = feature_codes(data, features)
+    others: dict[str, Any] = {k: v.values for k, v in feature_arrays(data, codes).items()}
+    return features_of(codes.values, **others)
+
+
+def _scaled(values: NDArray) -> NDArray:
+    """Bring numbers (sentence) or points (sentence, axis) to a largest distance of 1.
+
+    Points without numbers on all axes have no position: NaN.
     """
-    pattern, index = pair_patterns(feature_codes(data, features).values)
-    return pattern, np.bincount(index, minlength=len(pattern))
+    points = values.reshape(len(values), -1).astype(np.float64)
+    points[np.isnan(points).any(axis=1)] = np.nan
+    defined = points[~np.isnan(points[:, 0])]
+    largest = np.ptp(defined) if points.shape[1] == 1 and len(defined) else _diameter(defined)
+    return points / largest if largest > 0 else np.where(np.isnan(points), np.nan, 0.0)
+
+
+def _diameter(points: NDArray) -> float:
+    """Return the largest distance of two points."""
+    from scipy.spatial.distance import cdist
+
+    rows = range(0, len(points), _ROWS)
+    return max((float(cdist(points[i : i + _ROWS], points[i:]).max()) for i in rows), default=0.0)
 
 
 def feature_distances(
@@ -41,7 +83,9 @@ def feature_distances(
 ) -> xr.DataArray:
     """Compute the feature distances of every pair of sentences.
 
-    1 if both sentences define the feature and differ in it, else 0. n (n - 1) / 2 x F bytes: the
+    Categorical features: 1 if both sentences differ in it, else 0. Numeric ones: the absolute
+    difference divided by the largest one. Vectors: the Euclidean distance divided by the largest
+    one. 0 where a sentence leaves the feature undefined. n (n - 1) / 2 x F bytes or numbers: the
     analyses never need this table; it is there to look at.
 
     Parameters
@@ -54,7 +98,8 @@ def feature_distances(
     Returns
     -------
     xr.DataArray
-        uint8 (pair, feature), pairs in upper-triangle order; coordinates `first_sentence` and
+        uint8 (pair, feature), or float64 if one of the features is numeric or a vector; pairs in
+        upper-triangle order; coordinates `first_sentence` and
         `second_sentence` (pair) label the two sentences.
 
     Raises
@@ -68,15 +113,15 @@ def feature_distances(
     >>> feature_distances(table).values.ravel().tolist()
     [1, 0, 0]
     """
-    codes = feature_codes(stimuli, features)
-    pattern, index = pair_patterns(codes.values)
+    known, names = features_in(stimuli, features), check_features(stimuli, features)
     label = stimuli["sentence"].values
-    first, second = np.triu_indices(len(codes), 1)
+    first, second = np.triu_indices(len(label), 1)
+    distance = known.distances(first, second)
     return xr.DataArray(
-        pattern[index],
+        distance.astype(np.uint8) if known.are_categorical else distance,
         dims=("pair", "feature"),
         coords={
-            "feature": codes["feature"],
+            "feature": names,
             "first_sentence": ("pair", label[first]),
             "second_sentence": ("pair", label[second]),
         },
@@ -89,8 +134,8 @@ def feature_correlation(
 ) -> xr.DataArray:
     """Correlate the feature distances over all pairs of sentences.
 
-    The Pearson correlation of two features' distances (0 or 1), from the counts of the covariate
-    patterns: no array of the size of the pairs x features is made.
+    The Pearson correlation of two features' distances; no array of the size of the pairs x features
+    is made.
 
     Parameters
     ----------
@@ -119,11 +164,10 @@ def feature_correlation(
     [[1.0, 1.0], [1.0, 1.0]]
     """
     names = check_features(stimuli, features)
-    pattern, count = pattern_counts(stimuli, features=names)
-    centered = pattern - count @ pattern / count.sum()
-    covariance = (centered * count[:, np.newaxis]).T @ centered
-    deviation = np.sqrt(np.diag(covariance))
-    deviation = np.where(deviation > 0, deviation, np.nan)
+    _, sums = sums_over_pairs(features_in(stimuli, names))
+    covariance = sums.gram
+    varies = np.diag(covariance) > _ROUNDING * np.diag(sums.xx)
+    deviation = np.where(varies, np.sqrt(np.abs(np.diag(covariance))), np.nan)
     correlation = np.clip(covariance / np.outer(deviation, deviation), -1.0, 1.0)
     return xr.DataArray(
         correlation,

@@ -1,9 +1,9 @@
 """The stimulus table as a Dataset: one coordinate per column, with levels and a hash."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from json import dumps
 from types import MappingProxyType
 from typing import Any
 
@@ -15,14 +15,18 @@ from mlem_xr.schema import (
     ITEM,
     LABELS,
     MIN_SENTENCES,
+    NUMERIC,
     RESERVED,
     InputError,
     check_features,
     check_items,
     choose,
     columns_of,
+    columns_of_feature,
+    features_of,
     is_name,
     is_storable,
+    kind_of,
     listed,
     plain_value,
     shown,
@@ -39,15 +43,12 @@ _LONGEST_NAME = 200
 """Bytes of a feature's name; file systems have a limit of 255."""
 
 
-def from_dataframe(
-    table: pd.DataFrame,
-    *,
-    name: str,
-    items: Iterable[str] = (),
-    belongs: Mapping[str, str] = MappingProxyType({}),
-) -> xr.Dataset:
-    """Check a table and turn it into stimuli, as `read_stimuli` returns them; warn of oddities."""
-    stimuli = checked(table, name=name, items=items, belongs=belongs)
+def from_dataframe(table: pd.DataFrame, *, name: str, **roles: Any) -> xr.Dataset:
+    """Check a table and turn it into stimuli, as `read_stimuli` returns them; warn of oddities.
+
+    `roles` of columns are those that `checked` takes.
+    """
+    stimuli = checked(table, name=name, **roles)
     warn_of_oddities(stimuli)
     return stimuli
 
@@ -58,16 +59,21 @@ def checked(
     name: str,
     items: Iterable[str] = (),
     belongs: Mapping[str, str] = MappingProxyType({}),
+    numeric: Iterable[str] = (),
+    vector: Mapping[str, Iterable[str]] = MappingProxyType({}),
 ) -> xr.Dataset:
     """Check a table and turn it into stimuli, without a warning.
 
     `items` are the columns that are no features; `belongs` says which column holds the items that a
-    feature belongs to.
+    feature belongs to; `numeric` columns are numbers rather than levels, and each of `vector` is a
+    feature of several columns.
     """
     table = table.set_axis([_column_name(column) for column in table.columns], axis=1)
     columns = [column for column in table.columns if column != "sentence"]
     chosen = {choose("items", item, columns) for item in items}
-    features = [column for column in columns if column not in chosen]
+    others = [column for column in columns if column not in chosen]
+    kinds = _kinds(others, numeric, vector)
+    features = list(dict.fromkeys(kinds[c].get("vector", c) if c in kinds else c for c in others))
     _check_table(table, features, columns)
     coordinates: dict[str, Any] = {
         "text": ("sentence", table["sentence"].astype(object).to_numpy())
@@ -76,10 +82,13 @@ def checked(
         values = _plain_values(table[column], f"stimuli: column {shown(column)}")
         if pd.isna(values).all():
             raise InputError(f"stimuli: column {shown(column)} is empty; expected values")
-        coordinates[column] = ("sentence", values, {"role": ITEM} if column in chosen else {})
+        if column in kinds:
+            values = _numbers(values, column)
+        attrs = {"role": ITEM} if column in chosen else kinds.get(column, {})
+        coordinates[column] = ("sentence", values, attrs)
     stimuli = xr.Dataset(coords={"sentence": np.arange(len(table)), **coordinates})
     for feature in belongs.keys() & set(features):
-        stimuli[feature].attrs["item"] = belongs[feature]
+        stimuli[columns_of_feature(stimuli, feature)[0]].attrs["item"] = belongs[feature]
     stimuli.attrs = {"stimuli": name, "features": features}
     if chosen:
         stimuli.attrs["items"] = [column for column in columns if column in chosen]
@@ -89,7 +98,8 @@ def checked(
 
 def to_dataframe(stimuli: xr.Dataset) -> pd.DataFrame:
     """Undo `from_dataframe`: a column `sentence`, then the features and the items in order."""
-    names = [*check_features(stimuli), *check_items(stimuli)]
+    features = (columns_of_feature(stimuli, name) for name in check_features(stimuli))
+    names = [*(column for columns in features for column in columns), *check_items(stimuli)]
     columns = {name: stimuli[name].values for name in names}
     return pd.DataFrame({"sentence": stimuli["text"].values, **columns})
 
@@ -99,7 +109,8 @@ def declared_items(data: xr.Dataset, features: Iterable[str]) -> dict[str, str]:
 
     Their attribute `item` names it; a column that is not there any more is nothing.
     """
-    named = {feature: data[feature].attrs.get("item") for feature in features}
+    first = {feature: columns_of_feature(data, feature)[0] for feature in features}
+    named = {feature: data[column].attrs.get("item") for feature, column in first.items()}
     known = columns_of(data)
     return {k: v for k, v in named.items() if isinstance(v, str) and v in known and v != k}
 
@@ -112,17 +123,36 @@ def _column_name(column: Any) -> str:
 
 
 def feature_values(data: xr.Dataset, name: str, *, argument: str = "features") -> np.ndarray:
-    """Values of a feature, of whatever type, as `read_stimuli` would give them; so of items."""
+    """Values of a feature, of whatever type, as `read_stimuli` would give them; so of items.
+
+    One value per sentence; of a vector float64 (sentence, column).
+    """
+    columns = [column_values(data, c, argument=argument) for c in columns_of_feature(data, name)]
+    return np.stack(columns, axis=1) if kind_of(data, name) == "vector" else columns[0]
+
+
+def column_values(data: xr.Dataset, name: str, *, argument: str = "features") -> np.ndarray:
+    """Values of a column, as `read_stimuli` would give them."""
     values = np.asarray(data[name].values)
-    return _plain_values(pd.Series(values, dtype=values.dtype), f"{argument}: {name!r}")
+    plain = _plain_values(pd.Series(values, dtype=values.dtype), f"{argument}: {name!r}")
+    return _numbers(plain, name) if is_measured(data[name]) else plain
+
+
+def is_measured(column: xr.DataArray) -> bool:
+    """Say whether a column holds the numbers of a numeric feature or of a vector."""
+    return column.attrs.get("kind") == NUMERIC or "vector" in column.attrs
 
 
 def to_codes(values: np.ndarray) -> tuple[np.ndarray, list[Any]]:
     """Encode a feature as positions in the list of its levels.
 
     Returns int32 (sentence), -1 where None or NaN, and the distinct values as plain Python objects,
-    in order of first appearance.
+    in order of first appearance. A vector (sentence, column) is undefined where a number is.
     """
+    if values.ndim > 1:
+        undefined = np.isnan(values).any(axis=1)
+        rows = pd.Series([None if u else tuple(v) for u, v in zip(undefined, values, strict=True)])
+        values = rows.to_numpy(dtype=object)
     codes, levels = pd.factorize(np.asarray(values), use_na_sentinel=True)
     return codes.astype(np.int32), [plain_value(level) for level in levels]
 
@@ -142,16 +172,18 @@ def stimuli_hash(stimuli: xr.Dataset) -> str:
     items a feature belongs to is not in it, as no table says so.
     """
     columns: dict[str, list[Any]] = {"sentence": stimuli["text"].values.tolist()}
-    for feature in stimuli.attrs["features"]:
-        if feature in stimuli.coords:
-            columns[feature] = _hashed(stimuli, feature)
+    for feature in features_of(stimuli):
+        columns[feature] = _hashed(stimuli, feature)
     items = {item: _hashed(stimuli, item) for item in check_items(stimuli)}
     hashed = [columns, items] if items else columns
-    return hashlib.sha256(json.dumps(hashed).encode()).hexdigest()[:32]
+    return hashlib.sha256(dumps(hashed).encode()).hexdigest()[:32]
 
 
 def _hashed(stimuli: xr.Dataset, column: str) -> list[Any]:
-    codes, levels = to_codes(feature_values(stimuli, column))
+    values, kind = feature_values(stimuli, column), kind_of(stimuli, column)
+    if kind != "categorical":
+        return [kind, columns_of_feature(stimuli, column), values.tolist()]
+    codes, levels = to_codes(values)
     return [levels, codes.tolist()]
 
 
@@ -216,17 +248,48 @@ def warn_of_oddities(stimuli: xr.Dataset) -> None:
         warn(
             f"stimuli: {len(again)} sentences repeat an earlier one, for example {again.iloc[0]!r}"
         )
-    for feature in stimuli.attrs["features"]:
-        _warn_of_continuous(feature, stimuli[feature].values)
+    warn_of_measurements(stimuli, features_of(stimuli))
 
 
-def _warn_of_continuous(feature: str, values: np.ndarray) -> None:
-    n_levels = len(np.unique(values[~np.isnan(values)])) if values.dtype == np.float64 else 0
-    if n_levels > _MOST_LEVELS:
+def warn_of_measurements(data: xr.Dataset, features: Iterable[str]) -> None:
+    """Warn of categorical features that hold so many numbers that they seem to be numeric."""
+    found = []
+    for feature in features:
+        values = data[columns_of_feature(data, feature)[0]].values
+        numbers = kind_of(data, feature) == "categorical" and values.dtype.kind == "f"
+        if numbers and len(np.unique(values[~np.isnan(values)])) > _MOST_LEVELS:
+            found.append(feature)
+    if found:
+        many = "holds" if len(found) == 1 else "hold"
         warn(
-            f"stimuli: column {feature!r} holds {n_levels} different numbers; two sentences differ "
-            "in it or not, however far apart they are: put them into a few classes"
+            f"stimuli: {', '.join(found)} {many} more than {_MOST_LEVELS} different numbers; two "
+            "sentences differ in it or not, however far apart they are: write "
+            f"numeric={dumps(found)} in read_stimuli if distances count, or put them into classes"
         )
+
+
+def _kinds(
+    columns: list[str], numeric: Iterable[str], vector: Mapping[str, Iterable[str]]
+) -> dict[str, dict[str, str]]:
+    """Return the attributes of columns that are not categorical features."""
+    kinds = {choose("numeric", name, columns): {"kind": NUMERIC} for name in numeric}
+    for feature, parts in vector.items():
+        chosen = [choose(f"vector: column of {feature!r}", part, columns) for part in parts]
+        if feature in columns and feature not in chosen:
+            raise InputError(f"vector: {feature!r} is a column; expected another name")
+        for column in chosen:
+            if column in kinds:
+                other = kinds[column].get("vector", "the numeric features")
+                raise InputError(f"vector: column {column!r} is in {feature!r} and in {other}")
+            kinds[column] = {"vector": feature}
+    return kinds
+
+
+def _numbers(values: np.ndarray, column: str) -> np.ndarray:
+    if values.dtype.kind not in "if":
+        wrong = next((value for value in values if isinstance(value, str)), values[0])
+        raise InputError(f"stimuli: column {column!r} holds {shown(wrong)}; expected numbers")
+    return values.astype(np.float64)
 
 
 def _check_sentence(row: int, sentence: Any) -> None:

@@ -1,6 +1,7 @@
 """Sentences, features and items as they stand in a store."""
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -8,8 +9,8 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from mlem_xr.schema import InputError, check_features, check_items
-from mlem_xr.stimuli.table import feature_values, from_codes, stimuli_hash, to_codes
+from mlem_xr.schema import InputError, check_features, check_items, columns_of_feature
+from mlem_xr.stimuli.table import column_values, from_codes, is_measured, stimuli_hash, to_codes
 from mlem_xr.store.grid import create_array, create_labels, read_grid, reading
 
 OF_STIMULI = ("stimuli", "stimuli_hash", "features")
@@ -17,28 +18,46 @@ OF_STIMULI = ("stimuli", "stimuli_hash", "features")
 
 
 def write_features(group: zarr.Group, stimuli: xr.Dataset) -> None:
-    """Write sentences, features and items: codes of the levels, which come beside."""
+    """Write sentences, features and items.
+
+    Numbers of numeric features and vectors stand as they are; all else as codes of the levels,
+    which come beside.
+    """
     features, items = check_features(stimuli), check_items(stimuli)
     n = stimuli.sizes["sentence"]
     create_labels(group, "sentence", range(n), np.int64)
     create = partial(create_array, dims=["sentence"], shape=[n], chunks=[n], overwrite=True)
     text = create(group, "text", dtype=str, fill_value="")
     text[:] = stimuli["text"].values.astype(object)
-    for name in [*features, *items]:
-        values = feature_values(stimuli, name)
+    columns = [column for name in features for column in columns_of_feature(stimuli, name)]
+    for name in [*columns, *items]:
+        values = column_values(stimuli, name)
+        if is_measured(stimuli[name]):
+            array = create(group, name, dtype=np.float64, fill_value=np.nan)
+            array.attrs.update(stimuli[name].attrs)
+            array[:] = values
+            continue
         codes, levels = to_codes(values)
         array = create(group, name, dtype=np.int32, fill_value=-1)
         coding = json.dumps({"levels": levels, "dtype": str(values.dtype)})
         array.attrs.update({**stimuli[name].attrs, "coding": coding})
         array[:] = codes
     about = {name: stimuli.attrs[name] for name in OF_STIMULI} | {"features": features}
-    group.attrs.update(about | ({"items": items} if items else {}))
+    of_features = {name: columns_of_feature(stimuli, name) for name in features}
+    vectors = {name: own for name, own in of_features.items() if own != [name]}
+    others = {"items": items, "vectors": vectors}
+    group.attrs.update(about | {name: value for name, value in others.items() if value})
 
 
 def names_of_stimuli(group: zarr.Group) -> list[str]:
     """Name the arrays of the sentences, features and items of a store."""
-    attrs: Any = group.attrs
-    return ["text", *attrs["features"], *attrs.get("items", [])]
+    return ["text", *_columns(dict(group.attrs))]
+
+
+def _columns(attrs: Mapping[str, Any]) -> list[str]:
+    vectors = attrs.get("vectors", {})
+    features = [column for name in attrs["features"] for column in vectors.get(name, [name])]
+    return [*features, *attrs.get("items", [])]
 
 
 def decode_features(data: xr.Dataset, store: Any) -> xr.Dataset:
@@ -47,8 +66,8 @@ def decode_features(data: xr.Dataset, store: Any) -> xr.Dataset:
     Sentences, features and items that are not those that were written, by their hash, are refused.
     """
     with reading(f"the table of sentences and features in {store}"):
-        names = [*data.attrs["features"], *data.attrs.get("items", [])]
-        decoded = {name: _decoded(data[name]) for name in names}
+        decoded = {name: _decoded(data[name]) for name in _columns(data.attrs)}
+        data.attrs.pop("vectors", None)
         data = data.drop_vars(list(decoded)).assign_coords(decoded)
         found = stimuli_hash(data)
     if found != data.attrs["stimuli_hash"]:
@@ -75,5 +94,7 @@ def are_intact(group: zarr.Group) -> bool:
 
 def _decoded(codes: xr.DataArray) -> xr.Variable:
     attrs = dict(codes.attrs)
+    if "coding" not in attrs:
+        return codes.variable
     values = from_codes(codes.values, **json.loads(attrs.pop("coding")))
     return xr.Variable("sentence", values, attrs)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlem_xr.kernels.features import features_of
 from mlem_xr.kernels.randomization import randomize
 
 NOMINAL = (0.01, 0.05)
@@ -129,7 +130,7 @@ def p_values(
         rng = np.random.default_rng([seed, number])
         activation, codes, items = simulate(setting, rng, strength=strength, n_units=n_units)
         own = SimpleNamespace(**options, n_draws=n_draws, random_state=number)
-        found = randomize(activation, codes, items, own)
+        found = randomize(activation, features_of(codes), items, own)
         single.append(np.atleast_2d(found["p_value"])[:, 0])
         family.append(np.atleast_2d(found["p_value_max"])[:, 0])
     return np.array(single), np.array(family)

@@ -8,6 +8,7 @@ import mlem_xr as mx
 import plain
 from mlem_xr.kernels.conditional import residuals
 from mlem_xr.kernels.design import pair_design
+from mlem_xr.kernels.features import features_of
 from mlem_xr.stimuli.pairs import feature_codes
 
 K = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 384]
@@ -69,7 +70,7 @@ def plain_importance(x, left, y, result):
 
 def residual_pairs(x, codes, conditional):
     """(fold, pair, feature): what the other features do not predict, for each held-out fold."""
-    design = pair_design(codes)
+    design = pair_design(features_of(codes))
     bits = 2 ** np.arange(x.shape[1])
     order = np.argsort(design.pattern @ bits)
     index = order[np.searchsorted((design.pattern @ bits)[order], x @ bits)]

@@ -8,6 +8,7 @@ from sizes import in_markdown, table
 import mlem_xr as mx
 from mlem_xr.analyses.randomization import RandomizationOptions
 from mlem_xr.cli.demo import MODEL, demo_weights
+from mlem_xr.kernels.features import features_of
 from mlem_xr.kernels.randomization import randomization_design, randomize
 from mlem_xr.stimuli.pairs import feature_codes
 
@@ -19,9 +20,10 @@ def one_layer(name, per):
     data = simulated(mx.read_stimuli(name), 1, N_UNITS).isel(layer=0)
     codes = feature_codes(data).values
     items = np.repeat(np.arange(len(codes), dtype=np.int32)[:, np.newaxis], codes.shape[1], axis=1)
-    design = randomization_design(codes, items, N_DRAWS, 0)
+    design = randomization_design(features_of(codes), items, N_DRAWS, 0)
     _, drawing = seconds(lambda: [design.drawn(k) for k in range(codes.shape[1])])
-    arguments = (data["activation"].values, codes, items, RandomizationOptions(per=per))
+    options = RandomizationOptions(per=per)
+    arguments = (data["activation"].values, features_of(codes), items, options)
     found, own = seconds(randomize, *arguments, repeats=3)
     return found, own, drawing
 

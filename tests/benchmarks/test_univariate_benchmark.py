@@ -17,6 +17,7 @@ from measuring import (
 import mlem_xr as mx
 from mlem_xr.kernels import moments
 from mlem_xr.kernels.design import pair_design
+from mlem_xr.kernels.features import features_of
 from mlem_xr.kernels.targets import TARGETS
 from mlem_xr.stimuli.pairs import feature_codes
 
@@ -48,7 +49,7 @@ def test_units_against_the_plain_way():
 def kernel(name):
     """Pairs x units per second of the fused kernel, and how far its sums are from plain ones."""
     codes = feature_codes(mx.read_stimuli(name)).values
-    pairs = pair_design(codes).pairs
+    pairs = pair_design(features_of(codes)).pairs
     activation = np.random.default_rng(0).normal(size=(len(codes), moments.BLOCK))
     target = TARGETS["square"].of_units(activation, True)
     moments.unit_moments(target, pairs)
