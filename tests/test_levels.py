@@ -18,6 +18,7 @@ from mlem_xr.kernels.levels import differing, fold_statistics, level_design
 OPTIONS = {
     **{"distance": "euclidean", "target": "square", "min_max": False, "zscore": False},
     **{"conditional": False, "folds": "sentences", "random_state": 0, "mae": False},
+    **{"scale": "linear"},
     "alphas": 10.0 ** np.arange(-4, 5),
 }
 

@@ -25,7 +25,7 @@ def on_levels(options: Any) -> bool:
 
 def explain_position(position: NDArray, codes: NDArray, items: NDArray, options: Any) -> Outputs:
     """Explain the squared distances of positions (sentence, axis): one target."""
-    design = level_design(codes, options.random_state)
+    design = level_design(codes, options.random_state, items)
     layers = layer_levels.fold_layer(position, design)
     sums = [(layer.train, layer.validation) for layer in layers]
     yy = [np.array([layer.yy.sum() / 2]) for layer in layers]
@@ -35,22 +35,21 @@ def explain_position(position: NDArray, codes: NDArray, items: NDArray, options:
         layer_levels.influences(
             layers[f],
             design.folds[f],
-            design.first_class,
+            design,
             metrics.fits[f],
             folds[f].held_out,
             influence.of_r2(metrics.scores[f]),
         )
         for f in range(N_FOLDS)
     ]
-    number = influence.items_of(items).number
-    numbers = [influence.with_score(number[fold.sentence]) for fold in design.folds]
+    numbers = [influence.with_score(design.items.number[fold.sentence]) for fold in design.folds]
     error = influence.standard_errors(totals, metrics.shares, numbers)
     return outputs_of(metrics, error[np.newaxis])
 
 
 def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: Any) -> Outputs:
     """Explain the squared distances over each unit (sentence, unit), some of them at a time."""
-    design, drawn = level_design(codes, options.random_state), influence.items_of(items)
+    design = level_design(codes, options.random_state, items)
     on_line = DISTANCES[options.distance].on_line
     assert on_line is not None
     constant = constant_units(activation)
@@ -61,17 +60,13 @@ def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: 
             block = activation[:, start : start + n_units]
             position = on_line(standardize(block) if options.zscore else block)
             own = constant[start : start + n_units]
-            yield _explain_block(position, own, design, drawn, options)
+            yield _explain_block(position, own, design, options)
 
     return joined(blocks())
 
 
 def _explain_block(
-    position: NDArray,
-    constant: NDArray,
-    design: LevelDesign,
-    items: influence.Items,
-    options: Any,
+    position: NDArray, constant: NDArray, design: LevelDesign, options: Any
 ) -> Outputs:
     n_units = position.shape[1]
     units = unit_levels.fold_units(position, constant, design)
@@ -83,13 +78,12 @@ def _explain_block(
         unit_levels.influence_sums(
             units[f],
             design.folds[f],
-            design.first_class,
+            design,
             metrics.fits[f],
             folds[f].held_out,
             influence.of_r2(metrics.scores[f]),
-            items,
         )
         for f in range(N_FOLDS)
     ]
-    error = unit_levels.standard_errors(found, metrics.importances, metrics.shares, items)
+    error = unit_levels.standard_errors(found, metrics.importances, metrics.shares, design.items)
     return outputs_of(metrics, error[:, :n_units].T)

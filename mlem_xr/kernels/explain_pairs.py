@@ -204,7 +204,8 @@ def _errors_over_sentences(
                 len(own[f]) - 1,
                 influence.SentenceSums(
                     sums.x[own[f]],
-                    sums.xx[own[f]],
+                    np.einsum("ikk->ik", sums.xx)[own[f]],
+                    sums.xx[own[f]] @ metrics.fits[f].weight[t],
                     sums.y[own[f], t],
                     sums.xy[own[f], t],
                     sums.yy[own[f], t],

@@ -79,8 +79,10 @@ class SentenceSums(NamedTuple):
 
     x: NDArray
     """(n, F)"""
-    xx: NDArray
-    """(n, F, F)"""
+    square: NDArray
+    """Of x^2: (n, F)."""
+    product: NDArray
+    """Of x (w.x), with the weights of the target: (n, F)."""
     y: NDArray
     """(n)"""
     xy: NDArray
@@ -93,20 +95,20 @@ def of_sentences(
     partners: int, sums: SentenceSums, fit: Fit, t: int, held_out: Statistics, r2: R2Influence
 ) -> NDArray:
     """Sum the influences on the importances and R2 of target t over partners: (n, F + 1)."""
-    x, xx, y, xy, yy = sums
+    x, square, product, y, xy, yy = sums
     weight, intercept = fit.weight[t], fit.intercept[t]
     u, y0 = held_out.regressors.mean, held_out.mean[t]
-    fitted, products = x @ weight, xx @ weight
-    residual = (xy - intercept * x - products) - np.outer(y - partners * intercept - fitted, u)
+    fitted = x @ weight
+    residual = (xy - intercept * x - product) - np.outer(y - partners * intercept - fitted, u)
     mean_residual = y0 - intercept - u @ weight
-    squares = np.einsum("ikk->ik", xx) - 2 * u * x + partners * u**2
+    squares = square - 2 * u * x + partners * u**2
     importance = 2 * weight * (residual - mean_residual * (x - partners * u) + weight * squares)
     squared = (
         yy
         - 2 * (intercept * y + xy @ weight)
         + partners * intercept**2
         + 2 * intercept * fitted
-        + products @ weight
+        + product @ weight
     )
     deviation = yy - 2 * y0 * y + partners * y0**2
     score = r2.residual[t] * squared + r2.target[t] * deviation

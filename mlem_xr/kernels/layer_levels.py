@@ -52,8 +52,8 @@ def _level_sums(position: NDArray, fold: FoldLevels, subset: int, n_classes: int
     chosen = fold.subset == subset
     own, row = position[chosen], fold.row[chosen]
     norm = np.einsum("ia,ia->i", own, own)
-    first = np.zeros((n_classes + 1, position.shape[1]))
-    second = np.zeros(n_classes + 1)
+    first = np.zeros((n_classes + fold.level.shape[1], position.shape[1]))
+    second = np.zeros(len(first))
     for level in fold.level.T:
         of_sentence = level[row]
         # Sorted by class, its sentences are added up at once.
@@ -64,8 +64,8 @@ def _level_sums(position: NDArray, fold: FoldLevels, subset: int, n_classes: int
     return LevelSums(
         own.sum(axis=0)[np.newaxis],
         norm.sum()[np.newaxis],
-        first[:-1, np.newaxis],
-        second[:-1, np.newaxis],
+        first[:n_classes, np.newaxis],
+        second[:n_classes, np.newaxis],
     )
 
 
@@ -94,7 +94,7 @@ def _sums_of_squares(position: NDArray) -> NDArray:
 def influences(
     layer: FoldLayer,
     fold: FoldLevels,
-    first_class: NDArray,
+    design: LevelDesign,
     fit: Fit,
     held_out: Statistics,
     r2: R2Influence,
@@ -104,25 +104,23 @@ def influences(
     On the importances, then on R2.
     """
     n = len(layer.position)
-    result = np.empty((n, len(first_class) + 1))
+    result = np.empty((n, len(design.first_class) + 1))
     sums = layer.train.joined(layer.validation)
-    first, second = sums.class_first[:, 0], sums.class_second[:, 0]
-    whole_first = np.add.reduceat(first, first_class, axis=0)
-    whole_second = np.add.reduceat(second, first_class)
-    # Of the sentences that differ from one of a class; the last class has no level.
-    feature_of = np.repeat(np.arange(len(first_class)), np.diff([*first_class, len(first)]))
-    differ_first = np.vstack([whole_first[feature_of] - first, np.zeros((1, first.shape[1]))])
-    differ_second = np.append(whole_second[feature_of] - second, 0.0)
-    row = fold.row
+    n_differ, first, second = (
+        design.differing(of_class)
+        for of_class in (fold.held_out.n_in_class, sums.class_first[:, 0], sums.class_second[:, 0])
+    )
+    row, products = fold.row, fold.products(fit.weight.T)[..., 0]
     for start in range(0, n, _CHUNK):
         part = slice(start, start + _CHUNK)
         own, level = layer.position[part], fold.level[row[part]]
         norm = np.einsum("ia,ia->i", own, own)
-        xx = fold.xx[row[part]].astype(np.float64)
-        x = np.einsum("ikk->ik", xx)
+        x = n_differ[level]
         y = n * norm - 2 * own @ sums.first[0] + sums.second[0]
-        along = np.take_along_axis(own @ differ_first.T, level, axis=1)
-        xy = x * norm[:, np.newaxis] - 2 * along + differ_second[level]
-        own_sums = SentenceSums(x, xx, y, xy, layer.yy[part])
+        along = np.take_along_axis(own @ first.T, level, axis=1)
+        xy = x * norm[:, np.newaxis] - 2 * along + second[level]
+        product = products[row[part]] + np.outer(x @ fit.weight[0], held_out.regressors.mean)
+        # Of feature distances that are 0 or 1.
+        own_sums = SentenceSums(x, x, product, y, xy, layer.yy[part])
         result[part] = of_sentences(n - 1, own_sums, fit, 0, held_out, r2)
     return result

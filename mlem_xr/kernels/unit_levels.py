@@ -13,16 +13,13 @@ from numpy.typing import NDArray
 
 from mlem_xr.kernels import influence
 from mlem_xr.kernels.influence import Items, R2Influence
-from mlem_xr.kernels.levels import FoldLevels, LevelDesign, LevelSums
+from mlem_xr.kernels.levels import FoldLevels, LevelDesign, LevelSums, Pool
 from mlem_xr.kernels.ridge import Fit
 from mlem_xr.kernels.statistics import Statistics
 from mlem_xr.kernels.targets import BLOCK
 
 _SPARSE = 0.1
 """Below this share of positions that are not 0, they are added up one by one."""
-
-_ROWS = 128
-"""Rows of levels worked on together, so that what they predict stays in cache."""
 
 _FAST = {"contract", "nnan", "ninf", "nsz"}
 """Fast-math without reassociation, so that a result does not depend on the compiler's mood."""
@@ -35,15 +32,17 @@ class FoldUnits(NamedTuple):
     """Positions, less a center: float64 (block, n, BLOCK), 0 in lanes without a unit."""
     class_sums: NDArray
     """Sums of the positions, then of their squares, per subset and class: float64
-    (block, 2, C + 1, 2 BLOCK); the last class is that of undefined levels."""
+    (block, 2, C + F, 2 BLOCK); the last classes are those of undefined levels."""
     power_sums: NDArray
     """Sums of the first four powers, per subset: float64 (block, 2, 4, BLOCK)."""
 
+    n_classes: int
+
     def level_sums(self, n_units: int) -> tuple[LevelSums, LevelSums]:
         """Return the sums of the train and of the validation part."""
-        n_blocks, _, n_classes, _ = self.class_sums.shape
-        sums = self.class_sums.reshape(n_blocks, 2, n_classes, 2, BLOCK)
-        classes = _units_last(sums, n_units)[:, :-1]
+        n_blocks = len(self.class_sums)
+        sums = self.class_sums.reshape(n_blocks, 2, -1, 2, BLOCK)
+        classes = _units_last(sums, n_units)[:, : self.n_classes]
         powers = _units_last(self.power_sums, n_units)
         train, validation = (
             LevelSums(p[0][:, np.newaxis], p[1], c[:, 0, :, np.newaxis], c[:, 1])
@@ -80,17 +79,19 @@ def fold_units(position: NDArray, constant: NDArray, design: LevelDesign) -> lis
     few = n_filled < _SPARSE * len(position)
     folds = []
     for fold in design.folds:
-        n, n_classes = len(fold.sentence), design.n_classes + 1
+        n, n_classes = len(fold.sentence), design.n_classes + len(design.first_class)
         own = np.zeros((n_blocks, n, BLOCK))
         _load(position, fold.sentence, center, scale, own)
         class_sums = np.zeros((n_blocks, 2, n_classes, 2 * BLOCK))
         power_sums = np.zeros((n_blocks, 2, 4, BLOCK))
         for block in range(n_blocks):
             sparse = few[block * BLOCK : (block + 1) * BLOCK].all()
-            add = _sum_sparse_levels if sparse else _sum_levels
             sums = class_sums[block], power_sums[block]
-            add(own[block], fold.subset, fold.start, fold.level, *sums)
-        folds.append(FoldUnits(own, class_sums, power_sums))
+            if sparse:
+                _sum_sparse_levels(own[block], fold.subset, fold.start, fold.level, *sums)
+            else:
+                _sum_levels(own[block], fold, *sums)
+        folds.append(FoldUnits(own, class_sums, power_sums, design.n_classes))
     return folds
 
 
@@ -118,12 +119,9 @@ def _load(
                 out[block, i, unit - first] = (row[unit] - center[unit]) * scale[unit]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
 def _sum_levels(
     position: NDArray,
-    subset: NDArray,
-    start: NDArray,
-    level: NDArray,
+    fold: FoldLevels,
     class_sums: NDArray,
     power_sums: NDArray,
 ) -> None:
@@ -131,37 +129,60 @@ def _sum_levels(
 
     For numbers here and there among zeros, `_sum_sparse_levels` does the same.
     """
-    n_rows, n_features = level.shape
-    row_sums = np.zeros((2, 2 * BLOCK))
-    filled = np.zeros(2, np.bool_)
-    for r in range(n_rows):
+    first, second = fold.halves
+    sums = [np.zeros((2, len(half.level), 2 * BLOCK)) for half in fold.halves]
+    _sum_rows(position, fold.subset, fold.start, first.number, second.number, *sums, power_sums)
+    for half, own in zip(fold.halves, sums, strict=True):
+        _sum_classes(own, half.level, class_sums)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _sum_rows(
+    position: NDArray,
+    subset: NDArray,
+    start: NDArray,
+    first: NDArray,
+    second: NDArray,
+    of_first: NDArray,
+    of_second: NDArray,
+    power_sums: NDArray,
+) -> None:
+    """Add up rows, and each row to its combinations of levels: (2, H, 2 BLOCK)."""
+    for r in range(len(start) - 1):
         for i in range(start[r], start[r + 1]):
-            s = subset[i]
-            own, a = row_sums[s], position[i]
+            s, a = subset[i], position[i]
+            one, other = of_first[s, first[r]], of_second[s, second[r]]
             third, fourth = power_sums[s, 2], power_sums[s, 3]
-            filled[s] = True
             for lane in range(BLOCK):
-                own[lane] += a[lane]
-                own[BLOCK + lane] += a[lane] * a[lane]
+                one[lane] += a[lane]
+            for lane in range(BLOCK):
+                one[BLOCK + lane] += a[lane] * a[lane]
+            for lane in range(BLOCK):
+                other[lane] += a[lane]
+            for lane in range(BLOCK):
+                other[BLOCK + lane] += a[lane] * a[lane]
             for lane in range(BLOCK):
                 third[lane] += a[lane] * (a[lane] * a[lane])
             for lane in range(BLOCK):
                 fourth[lane] += (a[lane] * a[lane]) * (a[lane] * a[lane])
-        for s in range(2):
-            if not filled[s]:
-                continue
-            own = row_sums[s]
-            for k in range(n_features):
-                sums = class_sums[s, level[r, k]]
+    for s in range(2):
+        for own in of_first[s]:
+            for lane in range(BLOCK):
+                power_sums[s, 0, lane] += own[lane]
+            for lane in range(BLOCK):
+                power_sums[s, 1, lane] += own[BLOCK + lane]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _sum_classes(sums: NDArray, level: NDArray, class_sums: NDArray) -> None:
+    """Add sums of combinations of levels (2, H, 2 BLOCK) to those of their classes."""
+    for s in range(2):
+        for h in range(len(level)):
+            own = sums[s, h]
+            for c in level[h]:
+                total = class_sums[s, c]
                 for lane in range(2 * BLOCK):
-                    sums[lane] += own[lane]
-            first, second = power_sums[s, 0], power_sums[s, 1]
-            for lane in range(BLOCK):
-                first[lane] += own[lane]
-            for lane in range(BLOCK):
-                second[lane] += own[BLOCK + lane]
-            own[:] = 0.0
-            filled[s] = False
+                    total[lane] += own[lane]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -210,11 +231,10 @@ class InfluenceSums(NamedTuple):
 def influence_sums(
     units: FoldUnits,
     fold: FoldLevels,
-    first_class: NDArray,
+    design: LevelDesign,
     fit: Fit,
     held_out: Statistics,
     r2: R2Influence,
-    items: Items,
 ) -> InfluenceSums:
     """Sum the influences psi over the partners of each held-out sentence.
 
@@ -224,35 +244,113 @@ def influence_sums(
     """
     n_blocks, n, _ = units.position.shape
     n_units, n_features = fit.weight.shape
-    mean = held_out.regressors.mean
+    n_items = len(design.items.feature)
+    alone = np.flatnonzero(design.items.number[0] < 0)
     per_unit = np.stack([fit.intercept, held_out.mean, *r2])
     square = np.zeros((n_blocks, n_features + 1, BLOCK))
-    number = items.number[fold.sentence]
-    pooled = np.zeros((n_blocks, len(items.feature), BLOCK))
+    pooled = np.zeros((n_blocks, n_items, BLOCK))
     weight = _in_blocks(fit.weight.T, n_blocks)
     of_class, of_feature, of_score = _polynomials(
-        units, fold.held_out.n_in_class, first_class, mean, weight, _in_blocks(per_unit, n_blocks)
+        units,
+        fold.held_out.n_in_class,
+        design,
+        held_out.regressors.mean,
+        weight,
+        _in_blocks(per_unit, n_blocks),
     )
-    for start in range(0, len(fold.level), _ROWS):
-        rows = slice(start, start + _ROWS)
-        # Sums over partners of (x_k - u_k) x_l, as they stand in psi.
-        xx = fold.xx[rows].astype(np.float64)
-        xx -= mean[:, np.newaxis] * np.einsum("rkk->rk", fold.xx[rows])[:, np.newaxis]
-        for block in range(n_blocks):
-            _sum_squares(
-                units.position[block],
-                fold.start[start : start + _ROWS + 1],
-                fold.level[rows],
-                xx.reshape(-1, n_features) @ weight[block],
-                of_class[block],
-                of_feature[block],
-                of_score[block],
-                number,
-                square[block],
-                pooled[block],
-            )
-    n_pooled = np.bincount(number[number >= 0], minlength=len(items.feature))
+    first, second = fold.halves
+    for block in range(n_blocks):
+        own, feature = of_class[block], of_feature[block]
+        # sum_j (x_k - u_k) (w.x), of the features of either half in w.x.
+        predicted = [half.product @ weight[block, half.features] for half in fold.halves]
+        _sum_squares(
+            units.position[block],
+            fold.start,
+            fold.level,
+            (first.number, second.number),
+            (first.place, second.place),
+            (
+                _of_combinations(own, feature, predicted[0], first.level, first.own_place, 0),
+                _of_combinations(
+                    own,
+                    feature,
+                    predicted[1],
+                    second.level,
+                    second.own_place,
+                    second.features.start,
+                ),
+            ),
+            (predicted[0], predicted[1]),
+            own,
+            feature,
+            of_score[block],
+            alone,
+            square[block],
+        )
+        _add_to_items(
+            units.position[block], fold.pool, of_class[block], weight[block], pooled[block]
+        )
+    n_pooled = np.zeros(n_items)
+    np.add.at(n_pooled, fold.pool.item, fold.pool.size)
     return InfluenceSums(n, _units_last(square, n_units), _units_last(pooled, n_units), n_pooled)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _of_combinations(
+    of_class: NDArray,
+    of_feature: NDArray,
+    predicted: NDArray,
+    level: NDArray,
+    place: NDArray,
+    first_feature: int,
+) -> NDArray:
+    """Sum what levels, and products of them, of half of the features add to that on R2.
+
+    For each combination of levels: (H, 3 BLOCK).
+    """
+    found = np.zeros((len(level), 3 * BLOCK))
+    for h in range(len(level)):
+        out = found[h]
+        for k in range(level.shape[1]):
+            own, w, product = (
+                of_class[level[h, k]],
+                of_feature[first_feature + k],
+                predicted[place[h, k]],
+            )
+            for lane in range(3 * BLOCK):
+                out[lane] += own[3 * BLOCK + lane]
+            for lane in range(BLOCK):
+                out[lane] += w[BLOCK + lane] * product[lane]
+    return found
+
+
+def _add_to_items(
+    position: NDArray, pool: Pool, of_class: NDArray, weight: NDArray, pooled: NDArray
+) -> None:
+    """Add sum_j psi of sentences to that of their items (I, BLOCK), for features of items."""
+    if not len(pool.item):
+        return
+    sums = np.zeros((pool.n_sets, 2 * BLOCK))
+    _sum_sets(position, pool.set_of, sums)
+    constant, linear, quadratic = np.split(of_class[pool.level, : 3 * BLOCK], 3, axis=1)
+    first, second = np.split(sums[pool.which], 2, axis=1)
+    total = pool.size[:, np.newaxis] * constant + linear * first + quadratic * second
+    total -= 2 * weight[pool.feature] * (pool.product @ weight)
+    start = np.flatnonzero(np.diff(pool.item, prepend=-1))
+    pooled[pool.item[start]] += np.add.reduceat(total, start)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _sum_sets(position: NDArray, set_of: NDArray, sums: NDArray) -> None:
+    """Add up positions and their squares (n, BLOCK) per set: (set, 2 BLOCK)."""
+    for i in range(len(set_of)):
+        a = position[i]
+        for s in set_of[i]:
+            own = sums[s]
+            for lane in range(BLOCK):
+                own[lane] += a[lane]
+            for lane in range(BLOCK):
+                own[BLOCK + lane] += a[lane] * a[lane]
 
 
 def _in_blocks(values: NDArray, n_blocks: int) -> NDArray:
@@ -265,7 +363,7 @@ def _in_blocks(values: NDArray, n_blocks: int) -> NDArray:
 def _polynomials(
     units: FoldUnits,
     n_in_class: NDArray,
-    first_class: NDArray,
+    design: LevelDesign,
     mean: NDArray,
     weight: NDArray,
     per_unit: NDArray,
@@ -287,25 +385,19 @@ def _polynomials(
     of_score : ndarray of float64 (block, 5 BLOCK)
         Coefficients of the polynomial on R2 without what classes add.
     """
-    n_classes, n_features = len(n_in_class), len(first_class)
-    feature = np.repeat(np.arange(n_features), np.diff([*first_class, n_classes]))
     n = units.position.shape[1]
-
-    def differing(values: NDArray) -> NDArray:
-        """Sum over sentences that differ from those of a class (block, C + F, BLOCK)."""
-        found = np.add.reduceat(values, first_class, axis=1)[:, feature] - values
-        return np.pad(found, [(0, 0), (0, n_features), (0, 0)])
-
-    sums = units.class_sums.sum(axis=1)[:, :-1]
-    first, second = differing(sums[..., :BLOCK]), differing(sums[..., BLOCK:])
-    count = differing(n_in_class[np.newaxis, :, np.newaxis])
-    feature = np.concatenate([feature, np.arange(n_features)])
+    sums = units.class_sums[:, :, : design.n_classes].sum(axis=1)
+    differ = np.moveaxis(design.differing(np.moveaxis(sums, 1, 0)), 0, 1)
+    first, second = differ[..., :BLOCK], differ[..., BLOCK:]
+    count = design.differing(n_in_class)[:, np.newaxis]
+    feature = design.feature_of_class
     u, w = mean[feature, np.newaxis], weight[:, feature]
     # (block, 1, BLOCK) each
     intercept, y0, residual, target = np.moveaxis(per_unit, 1, 0)[:, :, np.newaxis]
     s1, s2, s3, s4 = np.moveaxis(units.power_sums.sum(axis=1), 1, 0)[:, :, np.newaxis]
     predicted = (mean @ weight)[:, np.newaxis]
     partners = n - 1
+    of_others = _counted_means(mean[:, np.newaxis] * weight, design)
     of_products = second - u * s2 - (y0 - predicted) * (count - partners * u)
     square = (1 - 2 * u) * count + partners * u**2
     of_class = [
@@ -313,7 +405,7 @@ def _polynomials(
         -4 * w * (first - u * s1),
         2 * w * (count - u * n),
         # r^2 has -2 y (b + w.x) + 2 b w.x + (w.x)^2, the last of which has u (w.x) of each feature.
-        residual * w * ((2 * intercept + predicted) * count - 2 * second),
+        residual * w * ((2 * intercept + of_others) * count - 2 * second),
         4 * residual * w * first,
         -2 * residual * w * count,
     ]
@@ -329,72 +421,91 @@ def _polynomials(
     return np.concatenate(of_class, axis=2), of_feature, np.concatenate(of_score, axis=2)[:, 0]
 
 
+def _counted_means(predicted: NDArray, design: LevelDesign) -> NDArray:
+    """Sum u_k w_k (block, F, BLOCK) as often as a class's feature is in products with k.
+
+    Within a half once; of two halves, only products of the first half with the second are taken,
+    twice.
+    """
+    middle = predicted.shape[1] // 2
+    first, second = (part.sum(axis=1, keepdims=True) for part in np.split(predicted, [middle], 1))
+    in_first = design.feature_of_class[:, np.newaxis] < middle
+    return np.where(in_first, first, 2 * first + second)
+
+
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
 def _sum_squares(
     position: NDArray,
     start: NDArray,
     level: NDArray,
-    predicted: NDArray,
+    number: tuple[NDArray, NDArray],
+    place: tuple[NDArray, NDArray],
+    of_combination: tuple[NDArray, NDArray],
+    predicted: tuple[NDArray, NDArray],
     of_class: NDArray,
     of_feature: NDArray,
     of_score: NDArray,
-    number: NDArray,
+    alone: NDArray,
     square: NDArray,
-    pooled: NDArray,
 ) -> None:
-    """Add the squares of sum_j psi of the sentences of some rows, for a block of units.
+    """Add the squares of sum_j psi of the sentences to `square` (F + 1, BLOCK).
 
-    `position` is (n, BLOCK), `start` and `level` are of these rows, `predicted` (row x F, BLOCK)
-    holds sum_j (x_k - u_k) (w.x), and `number` (n, F) the items; `square` (F + 1, BLOCK) is added
-    to or, for features of items, `pooled` (I, BLOCK); the others are those of `_polynomials`.
+    `position` is (n, BLOCK). Of each half of the features, `number` and `place` are those of
+    `mlem_xr.kernels.levels.Half`, `of_combination` is what `_of_combinations` returns, and
+    `predicted` (Q, BLOCK) holds sum_j (x_k - u_k) (w.x). `alone` are the features without items;
+    the others are those of `_polynomials`.
     """
     n_rows, n_features = level.shape
-    n_classes = len(of_class) - n_features
+    (first_number, second_number), (first_place, second_place) = number, place
+    (of_first, of_second), (of_first_half, of_second_half) = of_combination, predicted
     power, score = np.empty(4 * BLOCK), np.empty(5 * BLOCK)
     for r in range(n_rows):
-        n_sentences = np.float64(start[r + 1] - start[r])
+        one, other = of_first[first_number[r]], of_second[second_number[r]]
+        score[:] = of_score
+        for lane in range(3 * BLOCK):
+            score[lane] += one[lane] + other[lane]
+        # Products of a feature of the first half and one of the second stand in (w.x)^2 twice.
+        for k in range(n_features // 2):
+            other, w = of_second_half[second_place[r, k]], of_feature[k]
+            for lane in range(BLOCK):
+                score[lane] += 2.0 * w[BLOCK + lane] * other[lane]
         power[:] = 0.0
         for i in range(start[r], start[r + 1]):
-            a = position[i]
+            _add_powers(position[i], power)
+        n_sentences = np.float64(start[r + 1] - start[r])
+        for k in alone:
+            one, other = of_first_half[first_place[r, k]], of_second_half[second_place[r, k]]
+            own, w, out = of_class[level[r, k]], of_feature[k], square[k]
             for lane in range(BLOCK):
-                b = a[lane] * a[lane]
-                power[lane] += a[lane]
-                power[BLOCK + lane] += b
-                power[2 * BLOCK + lane] += a[lane] * b
-                power[3 * BLOCK + lane] += b * b
-        score[:] = of_score
-        for k in range(n_features):
-            own = of_class[level[r, k] if level[r, k] < n_classes else n_classes + k]
-            w, product, out = of_feature[k], predicted[r * n_features + k], square[k]
-            if number[0, k] < 0:
-                for lane in range(BLOCK):
-                    p0 = own[lane] + w[lane] * product[lane]
-                    p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
-                    a1, a2 = power[lane], power[BLOCK + lane]
-                    a3, a4 = power[2 * BLOCK + lane], power[3 * BLOCK + lane]
-                    # The sum of (p0 + p1 a + p2 a^2)^2.
-                    out[lane] += (
-                        p0 * (p0 * n_sentences + 2.0 * (p1 * a1 + p2 * a2))
-                        + p1 * (p1 * a2 + 2.0 * p2 * a3)
-                        + p2 * p2 * a4
-                    )
-            else:
-                for i in range(start[r], start[r + 1]):
-                    a, total = position[i], pooled[number[i, k]]
-                    for lane in range(BLOCK):
-                        p0 = own[lane] + w[lane] * product[lane]
-                        p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
-                        total[lane] += p0 + a[lane] * (p1 + a[lane] * p2)
-            for lane in range(BLOCK):
-                score[lane] += own[3 * BLOCK + lane] + w[BLOCK + lane] * product[lane]
-                score[BLOCK + lane] += own[4 * BLOCK + lane]
-                score[2 * BLOCK + lane] += own[5 * BLOCK + lane]
+                p0 = own[lane] + w[lane] * (one[lane] + other[lane])
+                p1, p2 = own[BLOCK + lane], own[2 * BLOCK + lane]
+                a1, a2 = power[lane], power[BLOCK + lane]
+                a3, a4 = power[2 * BLOCK + lane], power[3 * BLOCK + lane]
+                # The sum of (p0 + p1 a + p2 a^2)^2.
+                out[lane] += (
+                    p0 * (p0 * n_sentences + 2.0 * (p1 * a1 + p2 * a2))
+                    + p1 * (p1 * a2 + 2.0 * p2 * a3)
+                    + p2 * p2 * a4
+                )
         out = square[n_features]
         for i in range(start[r], start[r + 1]):
             a = position[i]
             for lane in range(BLOCK):
                 value = _quartic(score, a[lane], lane)
                 out[lane] += value * value
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _add_powers(a: NDArray, power: NDArray) -> None:
+    """Add the first four powers of the positions of a sentence: (4 BLOCK)."""
+    for lane in range(BLOCK):
+        power[lane] += a[lane]
+    for lane in range(BLOCK):
+        power[BLOCK + lane] += a[lane] * a[lane]
+    for lane in range(BLOCK):
+        power[2 * BLOCK + lane] += a[lane] * (a[lane] * a[lane])
+    for lane in range(BLOCK):
+        power[3 * BLOCK + lane] += (a[lane] * a[lane]) * (a[lane] * a[lane])
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST, inline="always")
