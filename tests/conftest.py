@@ -1,26 +1,13 @@
 import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 
-from helpers import N
-from mlem_xr.stimuli.table import from_dataframe
+from helpers import N, forty_sentences
 
 
 @pytest.fixture
 def stimuli() -> xr.Dataset:
-    """Forty sentences with a string, a boolean, a number and a feature that is often undefined."""
-    rng = np.random.default_rng(1)
-    table = pd.DataFrame(
-        {
-            "sentence": [f"sentence number {i}." for i in range(N)],
-            "number": rng.choice(["sg", "pl"], N),
-            "animate": rng.integers(0, 2, N).astype(bool),
-            "frequency": rng.choice([2.5, 3.0, 4.5], N),
-            "gender": rng.choice(np.array(["f", "m", None], dtype=object), N),
-        }
-    )
-    return from_dataframe(table, name="forty")
+    return forty_sentences()
 
 
 @pytest.fixture

@@ -3,12 +3,29 @@
 import time
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
+from mlem_xr.stimuli.table import from_dataframe
 from mlem_xr.store.activations import write_checkpoint
 from mlem_xr.store.saving import write_results
 
 N = 40
+
+
+def forty_sentences() -> xr.Dataset:
+    """Return stimuli with a string, a boolean, a number and a feature that is often undefined."""
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame(
+        {
+            "sentence": [f"sentence number {i}." for i in range(N)],
+            "number": rng.choice(["sg", "pl"], N),
+            "animate": rng.integers(0, 2, N).astype(bool),
+            "frequency": rng.choice([2.5, 3.0, 4.5], N),
+            "gender": rng.choice(np.array(["f", "m", None], dtype=object), N),
+        }
+    )
+    return from_dataframe(table, name="forty")
 
 
 def lazy(activations: xr.Dataset, **chunks: int) -> xr.Dataset:

@@ -184,6 +184,9 @@ def test_empty_cells_keep_their_place_and_say_why():
     assert texts == [[], ["no values"], [], [], [], []]
     assert "no values" not in axes[1].get_title()
     axes[0].figure.draw_without_rendering()
+    for name in ("xscale", "yscale", "xlim", "ylim", "xticks", "xticklabels"):
+        empty, other = (str(getattr(axis, f"get_{name}")()) for axis in axes[1:3])
+        assert empty == other, name
     boxes = [axis.get_position() for axis in axes]
     for column in range(3):
         assert boxes[column].x0 == pytest.approx(boxes[column + 3].x0)
