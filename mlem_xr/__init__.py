@@ -31,6 +31,7 @@ from mlem_xr.stimuli import (
     write_stimuli,
 )
 from mlem_xr.store import (
+    add_activations,
     create_store,
     list_results,
     missing_checkpoints,
@@ -40,6 +41,7 @@ from mlem_xr.store import (
 )
 
 __all__ = [
+    "add_activations",
     "cluster_units",
     "concatenate_layers",
     "correct_p_values",

@@ -159,6 +159,10 @@ class World:
     def values(self) -> np.ndarray:
         return self.activations["activation"].values
 
+    @property
+    def layer(self) -> np.ndarray:
+        return self.values[0, 0, 0, 0, 0]
+
     @cached_property
     def store(self) -> Path:
         path = self.folder / "small.zarr"
@@ -952,6 +956,10 @@ def result(of: Make, variables: Mapping[str, tuple[str, ...]], others: Mapping[s
 
 
 FUNCTIONS: dict[str, dict[str, Make]] = {
+    "add_activations": {
+        **{"store": lambda w: w.new("x.zarr"), "array": lambda w: w.layer},
+        **{"model": constant("toy"), "stimuli": lambda w: w.stimuli},
+    },
     "cluster_units": {"univariate": lambda w: w.scan, "max_clusters": constant(3)},
     "concatenate_layers": {"activations": lambda w: w.activations},
     "correct_p_values": {"result": lambda w: w.scan},
@@ -1283,8 +1291,50 @@ NEW_STORES: dict[str, Make] = {
     "link": dangling,
 }
 
+NEW_STORE = [
+    value._replace(make=NEW_STORES[value.label], plain=lambda w: w.new("x.zarr"))
+    if value.label in NEW_STORES
+    else value
+    for value in MADE_STORE
+]
+
+LAYER = kind(
+    same={
+        label: (lambda w, way=way: way(w.layer), lambda w: w.layer)
+        for label, way in {
+            "list": lambda values: values.tolist(),
+            "Dask": da.from_array,
+            "read-only": read_only,
+            "float64": lambda values: values.astype(np.float64),
+            "DataArray": lambda values: xr.DataArray(values, dims=("sentence", "unit")),
+            "of a store": lambda values: xr.DataArray(values[None], dims=("layer", *DIMS[-2:])),
+        }.items()
+    },
+    wrong={
+        "complex": lambda w: w.layer.astype(complex),
+        "infinite": lambda w: w.layer * np.inf,
+        "NaN in part": lambda w: np.where(w.layer == w.layer[3, 1], np.nan, w.layer),
+        "one sentence less": lambda w: w.layer[1:],
+        "eight dimensions": lambda w: w.values[None],
+        "DataArray of other dimensions": lambda w: xr.DataArray(w.layer),
+        "a dimension more": lambda w: xr.DataArray(w.layer[None], dims=("time", *DIMS[-2:])),
+        "sentences in another order": lambda w: xr.DataArray(
+            w.layer, {"sentence": np.arange(N_SENTENCES)[::-1]}, DIMS[-2:]
+        ),
+    },
+)
+
 KINDS: dict[str, Kind] = {
     "activations": changed(lambda w: w.activations, ACTIVATIONS_WRONG, ACTIVATIONS_SAME),
+    "add_activations.array": LAYER,
+    "add_activations.layer": kind("None", "0", "1"),
+    "add_activations.model": kind("a word", "digits", "no", "[a word]"),
+    "add_activations.pooling": kind("None", "a word", "digits", "no", "[a word]"),
+    "add_activations.seed": kind("None", "0", "1"),
+    "add_activations.source": kind("a word", "digits", "no"),
+    "add_activations.step": kind("None", "0", "1", "-1", "[None]"),
+    "add_activations.stimuli": WHOLE_STIMULI,
+    "add_activations.store": NEW_STORE,
     "add_special_tokens": FLAG,
     "alpha": number("1", "1.0", "0.5"),
     "alphas": several(
@@ -1588,12 +1638,7 @@ KINDS: dict[str, Kind] = {
     "record.source": optional(NETWORK),
     "record.step": several([0], "None", "0", "1", "-1", "[None]", slow=True),
     "record.stimuli": WHOLE_STIMULI,
-    "record.store": [
-        value._replace(make=NEW_STORES[value.label], plain=lambda w: w.new("x.zarr"))
-        if value.label in NEW_STORES
-        else value
-        for value in MADE_STORE
-    ],
+    "record.store": NEW_STORE,
     "record.tokenizer": optional(NETWORK),
     "save_results.refresh": several(["importance", "mds"], "empty list", "empty array", slow=True),
     "save_results.result": RESULT_TO_SAVE,
@@ -1672,6 +1717,7 @@ NOT_RUN = {"local_client(n_workers=<None>)", "local_client(n_workers=<1>)"}
 
 
 SLOW = (
+    "add_activations",
     "create_store",
     "decoding_baseline",
     "list_results",

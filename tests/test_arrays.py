@@ -271,7 +271,7 @@ def test_sentences_come_along_where_there_are_some(voxels, table, tmp_path):
             {"dims": ["number", *LEADING[1:], "sentence", "unit"]},
             "'number' is a column of features",
         ),
-        ({"features": {"number": [1, 2]}}, "stimuli: found"),
+        ({"features": {"number": [1, 2]}}, "features: found"),
         ({"activations": "x"}, "activations: found dtype <U1; expected numbers"),
         ({"activations": [[1], [1, 2]]}, "activations: found list, which NumPy cannot take"),
         ({"activations": np.ones((2, 2, 3, N, 4), complex)}, "activations: found dtype complex"),

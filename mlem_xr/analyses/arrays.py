@@ -1,7 +1,7 @@
 """Arrays from anywhere, and a table of features -> the Dataset that every analysis takes."""
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import dask.array as da
@@ -106,13 +106,22 @@ def from_arrays(
     return data
 
 
-def labeled_array(argument: str, array: Any, dims: Any) -> xr.DataArray:
+def labeled_array(
+    argument: str, array: Any, dims: Any, *, usual: Sequence[str] = ()
+) -> xr.DataArray:
     """Return an array of a floating type with named and labeled dimensions (..., sentence, unit).
 
-    `dims` is as in `from_arrays`.
+    `dims` is as in `from_arrays`; where none are given, the dimensions are the last `usual` ones.
     """
     values = _values(argument, array)
     own = array.dims if isinstance(array, xr.DataArray) else None
+    if dims is None and own is None and len(OWN) <= values.ndim <= len(usual):
+        dims = usual[-values.ndim :]
+    if dims is None and own is None and usual:
+        raise InputError(
+            f"{argument}: it has {values.ndim} dimensions; expected {len(OWN)} to {len(usual)}, "
+            f"the last ones of {listed(usual)}"
+        )
     if dims is None and own is None:
         raise InputError("dims: none given; expected a name for each dimension of the array")
     labels = _labels(own if dims is None else dims)
@@ -125,7 +134,8 @@ def labeled_array(argument: str, array: Any, dims: Any) -> xr.DataArray:
         )
     missing = [dim for dim in OWN if dim not in labels]
     if missing:
-        raise InputError(f"dims: {listed(labels)}, which lack {listed(missing)}")
+        of = "dims" if own is None else argument
+        raise InputError(f"{of}: dimensions {listed(labels)}, which lack {listed(missing)}")
     coords: dict[Hashable, Any] = {dim: np.arange(values.shape[i]) for i, dim in enumerate(labels)}
     if own is not None:
         # What else is said of sentences, the table of features says.

@@ -1,9 +1,11 @@
 """One zarr store per stimulus set: activations, and beside them the results."""
 
 from mlem_xr.store.activations import create_store, missing_checkpoints, open_store
+from mlem_xr.store.adding import add_activations
 from mlem_xr.store.results import list_results, open_results, save_results
 
 __all__ = [
+    "add_activations",
     "create_store",
     "list_results",
     "missing_checkpoints",

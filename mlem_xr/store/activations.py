@@ -110,8 +110,12 @@ def create_store(
     >>> create_store(table, tempfile.mkdtemp() + "/short.zarr").name
     'short.zarr'
     """
-    path = store_path(store)
     poolings = several("pooling", pooling, among(POOLINGS))
+    return make_store(stimuli, store_path(store), poolings)
+
+
+def make_store(stimuli: xr.Dataset, path: Path, poolings: list[str]) -> Path:
+    """Create a store as `create_store` does, with poolings of any names."""
     stimuli = check_stimuli(stimuli)
     if _holds(path, stimuli) and are_intact(_open_group(path, "r")):
         return path
@@ -164,8 +168,7 @@ def write_checkpoint(
     check_text("model", model)
     seed, step = check_seed("seed", seed), check_step("step", step)
     name = f"model={model}, seed={seed}, step={step}"
-    activation = activation.transpose("pooling", "layer", "sentence", "unit")
-    values = np.ascontiguousarray(activation.values, dtype=np.float32)
+    values = _in_single_precision(activation)
     n_units = _count_units(path, activation, values, name)
     labels = {
         **{"model": [model], "seed": [seed], "step": [step]},
@@ -205,6 +208,22 @@ def write_checkpoint(
 def is_recorded(store: str | Path, *, model: str, seed: int, step: int) -> bool:
     """Say whether a checkpoint is recorded; False also if the store does not exist."""
     return not missing_checkpoints(store, model=[model], seed=[seed], step=[step])
+
+
+def is_same(
+    store: str | Path, activation: xr.DataArray, *, model: str, seed: int, step: int
+) -> bool:
+    """Say whether a recorded checkpoint holds just these activations, by their hash."""
+    labels: dict[str, list[Any]] = {"model": [model], "seed": [seed], "step": [step]}
+    [fingerprint], at = locate(store, ["fingerprint"], labels)
+    group = _open_group(_existing(store), "r")
+    expected = _fingerprint(group, activation, _in_single_precision(activation))
+    return text_at(fingerprint, [at[dim][0] for dim in CHECKPOINT]) == expected
+
+
+def n_sentences(store: str | Path) -> int:
+    """Count the sentences of a store, in which nothing needs to be recorded."""
+    return len(read_labels(_open_group(_existing(store), "r"), "sentence"))
 
 
 def read_provenance(store: str | Path, *, model: str, seed: int, step: int) -> dict[str, Any]:
@@ -438,9 +457,16 @@ def _clear(path: Path, group: zarr.Group, where: tuple[int, int, int]) -> str:
     return claim
 
 
+def _in_single_precision(activation: xr.DataArray) -> np.ndarray:
+    values = activation.transpose("pooling", "layer", "sentence", "unit").values
+    # What is too large becomes infinite, which is refused.
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
 def _count_units(path: Path, activation: xr.DataArray, values: np.ndarray, name: str) -> np.ndarray:
     """Count the units (pooling, layer); refuse values that are not finite."""
-    n = len(read_labels(_open_group(path, "r"), "sentence"))
+    n = n_sentences(path)
     if activation.sizes["sentence"] != n:
         raise InputError(
             f"activation: {activation.sizes['sentence']} sentences; the store holds {n}"
