@@ -68,6 +68,7 @@ NAMED = {
     "features": "feature",
     "alphas": "alpha",
     "items": "items",
+    "groups": "groups",
     "numeric": "numeric",
     "vector": "vector",
 }

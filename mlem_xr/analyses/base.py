@@ -24,6 +24,7 @@ from mlem_xr.schema import (
     check_dimensions,
     check_features,
     check_same_sentences,
+    choose,
     listed,
     shown,
 )
@@ -124,7 +125,7 @@ class Analysis:
             options,
             inputs=self.inputs,
             outputs=self.outputs(options),
-            labels=self.labels(options),
+            labels=_labels(self, arrays, options),
             along=self.along,
             per_task=self.per_task,
         )
@@ -187,6 +188,8 @@ def _inputs(
         arrays |= feature_arrays(activations, codes)
         if "stimuli" not in activations.attrs:
             warn_of_measurements(activations, codes["feature"].values.tolist())
+    if activations is not None and "groups" in analysis.inputs:
+        arrays["groups"] = _groups(options, arrays["codes"]["feature"].values.tolist())
     if activations is not None and "items" in analysis.inputs:
         arrays["items"] = _item_numbers(analysis, activations, arrays["codes"], options, items)
     return {name: arrays[name] for name in analysis.inputs}
@@ -254,7 +257,33 @@ def _coordinates(
         if dim.startswith("other_"):
             own = dim.removeprefix("other_")
             coords[own] = coords[dim] = like[own].values
-    return coords | {dim: list(values) for dim, values in analysis.labels(options).items()}
+    labels = _labels(analysis, arrays, options)
+    return coords | {dim: list(values) for dim, values in labels.items()}
+
+
+def _labels(
+    analysis: Analysis, arrays: Mapping[str, xr.DataArray], options: Any
+) -> dict[str, Sequence[Any]]:
+    """Return the labels of dimensions that the inputs do not have, or not as the outputs do."""
+    labels = dict(analysis.labels(options))
+    if arrays.get("groups", np.empty(0)).size:
+        named = [arrays["codes"]["feature"].values, arrays["groups"]["group"].values]
+        labels["feature"] = np.concatenate(named).tolist()
+    return labels
+
+
+def _groups(options: Any, names: list[str]) -> xr.DataArray:
+    """Say which features each group has: bool (group, feature)."""
+    members = np.zeros((len(options.groups), len(names)), bool)
+    for own, (group, features) in zip(members, options.groups, strict=True):
+        if group in names:
+            raise InputError(f"groups: {group!r} is a feature; expected another name")
+        for feature in features:
+            own[names.index(choose(f"groups: {group!r}", feature, names))] = True
+    labels = [group for group, _ in options.groups]
+    return xr.DataArray(
+        members, dims=("group", "feature"), coords={"group": np.array(labels, dtype=object)}
+    )
 
 
 def _attributes(

@@ -11,7 +11,7 @@ from mlem_xr.analyses.base import Output
 from mlem_xr.analyses.options import SEED, Options, number, option, sorted_tuple
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.kernels.targets import TARGETS
-from mlem_xr.schema import warn
+from mlem_xr.schema import InputError, check_text, several, shown, warn
 
 ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """Penalties among which the validation pairs choose."""
@@ -22,6 +22,27 @@ _SMALLEST_ALPHA = 1e-6
 Conditional = Literal[False, True, "exact"]
 Folds = Literal["pairs", "sentences"]
 Scale = Literal["linear", "squared"]
+
+
+Groups = Mapping[str, Iterable[str]]
+
+
+def _checked_groups(name: str, value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return groups as pairs of a name and its features; they may be such pairs already."""
+    if value is None:
+        return ()
+    pairs = isinstance(value, tuple | list) and all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in value
+    )
+    if not pairs and not isinstance(value, Mapping):
+        expected = 'a mapping of names to features, such as {"subject": ["number", "gender"]}'
+        raise InputError(f"{name}: found {shown(value)}; expected {expected}")
+    found = {}
+    for group, features in value.items() if isinstance(value, Mapping) else value:
+        label = check_text(name, group, "the name of a group")
+        members = several(f"{name}: {label!r}", features, check_text, twice=False)
+        found[label] = tuple(members)
+    return tuple(found.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +62,13 @@ class ImportanceOptions(Options):
     )
     conditional: Conditional = option(
         False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
+    )
+    groups: Any = option(
+        (),
+        "NAME=FEATURES: features, with commas between them, that are permuted together too.",
+        check=_checked_groups,
+        each=str,
+        flag="group",
     )
     folds: Folds = option("pairs", "What is split into folds.")
     random_state: int = option(0, "Seed of the folds.", check=SEED)
@@ -74,6 +102,9 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
 }
 """The activations, the items that sentences belong to, and the fields of
 `mlem_xr.kernels.features.Features`."""
+
+IMPORTANCE_INPUTS = INPUTS | {"groups": ("group", "feature")}
+"""Which features each group has, too."""
 
 LABELS = {"fold": [0, 1]}
 

@@ -7,11 +7,12 @@ import xarray as xr
 from mlem_xr.analyses.base import Analysis
 from mlem_xr.analyses.importance import (
     ALPHAS,
-    INPUTS,
+    IMPORTANCE_INPUTS,
     LABELS,
     WITHOUT_ITEMS,
     Conditional,
     Folds,
+    Groups,
     ImportanceOptions,
     Scale,
     outputs,
@@ -25,7 +26,7 @@ MULTIVARIATE = Analysis(
     help="Explain the distances over all units of each layer.",
     command="multivariate",
     function=explain_layer,
-    inputs=INPUTS,
+    inputs=IMPORTANCE_INPUTS,
     outputs=outputs,
     options=ImportanceOptions,
     labels=lambda options: LABELS,
@@ -46,6 +47,7 @@ def multivariate_importance(
     scale: Scale = "linear",
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
+    groups: Groups | None = None,
     items: Mapping[str, str] | None = None,
     folds: Folds = "pairs",
     random_state: int = 0,
@@ -100,6 +102,12 @@ def multivariate_importance(
         Not for numeric features and vectors of so many values that no two pairs are alike.
     features : iterable of str, optional
         The features to use, in this order; all of them by default.
+    groups : mapping of str to iterable of str, optional
+        Features that are permuted together too, such as ``{"subject": ["subj_NUM", "subj_GEN"]}``.
+        Each group has an importance, an error and a p-value beside those of the features, under its
+        own label along `feature`; it has no weight (NaN). A feature may be in several groups. With
+        ``conditional``, only what the features outside the group do not predict is permuted.
+        Importances of groups take the pairs, also where those of features alone would not.
     items : mapping of str to str, optional
         With folds of sentences: features that belong to items, such as the gender of a noun, and
         the coordinate over `sentence` that says which item a sentence has. Items are then the units

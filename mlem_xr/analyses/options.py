@@ -99,7 +99,7 @@ class Options:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON knows it."""
-    return list(value) if isinstance(value, tuple) else value
+    return [plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def choices(kind: Any) -> list[Any]:

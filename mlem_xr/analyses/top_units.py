@@ -9,11 +9,12 @@ import xarray as xr
 from mlem_xr.analyses.base import Analysis, Output, Source, check_result
 from mlem_xr.analyses.importance import (
     ALPHAS,
-    INPUTS,
+    IMPORTANCE_INPUTS,
     LABELS,
     WITHOUT_ITEMS,
     Conditional,
     Folds,
+    Groups,
     ImportanceOptions,
     Scale,
     outputs,
@@ -84,8 +85,8 @@ TOP_UNITS = Analysis(
     help="Explain the distances over the best units of each layer.",
     command="top-units",
     function=explain_top_units,
-    inputs={"activation": INPUTS["activation"], "score": ("unit",)}
-    | {name: dims for name, dims in INPUTS.items() if name != "activation"},
+    inputs={"activation": IMPORTANCE_INPUTS["activation"], "score": ("unit",)}
+    | {name: dims for name, dims in IMPORTANCE_INPUTS.items() if name != "activation"},
     outputs=lambda options: {
         **outputs(options, "k"),
         "chosen": Output(("k", "unit"), "whether a unit is among the k best", dtype="bool"),
@@ -113,6 +114,7 @@ def top_unit_importance(
     scale: Scale = "linear",
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
+    groups: Groups | None = None,
     items: Mapping[str, str] | None = None,
     folds: Folds = "pairs",
     random_state: int = 0,
@@ -139,7 +141,7 @@ def top_unit_importance(
     k : int or iterable of int
         Numbers of units. All units that equal the k-th are in too; a layer of fewer units has all
         of them in.
-    distance, target, min_max, zscore, scale, conditional, mae
+    distance, target, min_max, zscore, scale, conditional, groups, mae
         As for `multivariate_importance`.
     features, items, folds, random_state, alphas
         As for `multivariate_importance`.

@@ -9,11 +9,12 @@ import xarray as xr
 from mlem_xr.analyses.base import Analysis
 from mlem_xr.analyses.importance import (
     ALPHAS,
-    INPUTS,
+    IMPORTANCE_INPUTS,
     LABELS,
     WITHOUT_ITEMS,
     Conditional,
     Folds,
+    Groups,
     ImportanceOptions,
     Scale,
     outputs,
@@ -68,7 +69,7 @@ UNIVARIATE = Analysis(
     help="Explain the distances over every unit alone.",
     command="univariate",
     function=explain_units,
-    inputs=INPUTS,
+    inputs=IMPORTANCE_INPUTS,
     outputs=lambda options: outputs(options, "unit"),
     options=UnivariateOptions,
     labels=lambda options: LABELS,
@@ -91,6 +92,7 @@ def univariate_importance(
     scale: Scale = "linear",
     conditional: Conditional = False,
     features: Iterable[str] | None = None,
+    groups: Groups | None = None,
     items: Mapping[str, str] | None = None,
     folds: Folds = "pairs",
     random_state: int = 0,
@@ -113,7 +115,9 @@ def univariate_importance(
         As for `multivariate_importance`. Euclidean, Manhattan, Chebyshev and Minkowski distances
         are all ``|a_i - a_j|``; `norm_diff` is ``||a_i| - |a_j||``. Others take a matrix per unit,
         which is slow. Cosine and correlation distances mean nothing in one dimension.
-    target, min_max, zscore, scale, conditional, features, items, folds, random_state, alphas, mae
+    target, min_max, zscore, scale, conditional, features, groups, items, folds
+        As for `multivariate_importance`.
+    random_state, alphas, mae
         As for `multivariate_importance`.
 
     Returns

@@ -164,6 +164,8 @@ def _word(value: Any) -> str:
 def _parsed(options: type[Options], name: str, value: Any) -> Any:
     if name == "items":
         return {} if tuple(value) == ("none",) else pairs(name, value)
+    if name == "groups":
+        return {group: features.split(",") for group, features in pairs(name, value).items()}
     if name == "features" or not is_literal(options.kind(name)):
         return value
     words = _words(options, name)

@@ -12,19 +12,27 @@ DEPTHS = (2, 5, 10)
 """Depths of the trees among which cross-validation chooses, as in the original program."""
 
 
-def residuals(pattern: NDArray, n_pairs: NDArray, method: bool | str, random_state: int) -> NDArray:
+def residuals(
+    pattern: NDArray,
+    n_pairs: NDArray,
+    method: bool | str,
+    random_state: int,
+    together: NDArray | None = None,
+) -> NDArray:
     """Compute the residuals of every feature given the others, on the pairs of one fold.
 
     e_gk = x_gk - E[x_k | x_-k], with the expectation over the pairs of the fold: a random forest's
     (`method` True), or the mean of x_k over the pairs that agree in all other features ("exact").
-    `pattern` is (P, F), `n_pairs` (P); returns (P, F), 0 for patterns without pairs.
+    `pattern` is (P, F), `n_pairs` (P); returns (P, F), 0 for patterns without pairs. Of features
+    that are permuted `together`, bool (F), the others are those that are not; the rest is 0.
     """
     expectation = _exact_mean if method == "exact" else _forest_mean
     result = np.zeros_like(pattern)
     present = n_pairs > 0
     x, weight = pattern[present], n_pairs[present]
-    for k in range(pattern.shape[1]):
-        others = np.delete(x, k, axis=1).astype(np.float32)
+    chosen = range(pattern.shape[1]) if together is None else np.flatnonzero(together)
+    for k in chosen:
+        others = np.delete(x, k if together is None else chosen, axis=1).astype(np.float32)
         if np.ptp(x[:, k]) > 0:
             result[present, k] = x[:, k] - expectation(others, x[:, k], weight, random_state)
     return result

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class PairDesign:
     """The pairs, sorted by (fold, subset, pattern)."""
     random_state: int
     """Seed of the splits, and of the forests of conditional permutations."""
-    _permutations: dict[bool | str, list[PairPermutation]] = field(default_factory=dict)
+    _permutations: dict[Any, list[PairPermutation]] = field(default_factory=dict)
 
     @cached_property
     def n_held_out(self) -> NDArray:
@@ -56,19 +57,28 @@ class PairDesign:
             for fold in range(N_FOLDS)
         ]
 
-    def permutations(self, conditional: bool | str) -> Sequence[PairPermutation]:
-        """Return what permuting does in each fold, to the features or to their residuals."""
-        with _building:
-            if conditional not in self._permutations:
-                self._permutations[conditional] = [
-                    permute(self._permuted(count, conditional), count) for count in self.n_held_out
-                ]
-            return self._permutations[conditional]
+    def permutations(
+        self, conditional: bool | str, group: tuple[bool, ...] | None = None
+    ) -> Sequence[PairPermutation]:
+        """Return what permuting does in each fold, to the features or to their residuals.
 
-    def _permuted(self, count: NDArray, conditional: bool | str) -> NDArray:
+        `group` says which features are permuted together: none of them predicts another one then.
+        """
+        key = (conditional, group if conditional else None)
+        with _building:
+            if key not in self._permutations:
+                self._permutations[key] = [
+                    permute(self._permuted(count, *key), count) for count in self.n_held_out
+                ]
+            return self._permutations[key]
+
+    def _permuted(
+        self, count: NDArray, conditional: bool | str, group: tuple[bool, ...] | None
+    ) -> NDArray:
         if not conditional:
             return self.pattern
-        return residuals(self.pattern, count, conditional, self.random_state)
+        together = None if group is None else np.array(group)
+        return residuals(self.pattern, count, conditional, self.random_state, together)
 
 
 def pair_design(

@@ -10,11 +10,12 @@ much as there are sentences, not pairs; they are taken wherever they give the sa
 taken where features have distances that differ from pair to pair, so that no two pairs are alike.
 
 The functions take finite activations (sentence, unit), the `items` that the sentences belong to,
-int32 (sentence, feature), as units of the errors, the options of an analysis of importance as
+int32 (sentence, feature), as units of the errors, `groups` of features that are permuted together,
+bool (group, feature), the options of an analysis of importance as
 attributes of `options`, and the arrays of `mlem_xr.kernels.features.Features` by name. T targets
 give, by name, float64
 
-    importance, std_error, p_value    (T, feature)
+    importance, std_error, p_value    (T, feature), groups after the features
     weight                            (T, fold, feature)
     alpha, intercept                  (T, fold)
     r2, r, mse, variance              (T)
@@ -42,28 +43,28 @@ from mlem_xr.kernels.targets import BLOCK, TARGETS
 
 
 def explain_layer(
-    activation: NDArray, items: NDArray, options: Any, **features: NDArray
+    activation: NDArray, items: NDArray, groups: NDArray, options: Any, **features: NDArray
 ) -> Outputs:
     """Explain the distances over all units of a layer: one target, without its axis."""
     known = _known(features, options)
     in_space = DISTANCES[options.distance].in_space
-    if _on_levels(known, options) and in_space is not None:
+    if _on_levels(known, groups, options) and in_space is not None:
         scaled = prepared(activation, zscore=options.zscore)
         outputs = explain_levels.explain_position(in_space(scaled), known.codes, items, options)
     else:
         distance = distance_matrix(activation, options.distance, zscore=options.zscore)
         target = TARGETS[options.target].of_distances(distance, options.min_max)
-        outputs = _explain_matrices(lambda: iter([target]), known, items, options)
+        outputs = _explain_matrices(lambda: iter([target]), known, items, groups, options)
     return {name: values[0] for name, values in outputs.items()}
 
 
 def explain_units(
-    activation: NDArray, items: NDArray, options: Any, **features: NDArray
+    activation: NDArray, items: NDArray, groups: NDArray, options: Any, **features: NDArray
 ) -> Outputs:
     """Explain the distances over each unit alone: a target per unit."""
     known = _known(features, options)
     distance, target = DISTANCES[options.distance], TARGETS[options.target]
-    if _on_levels(known, options) and distance.on_line is not None:
+    if _on_levels(known, groups, options) and distance.on_line is not None:
         return explain_levels.explain_units(activation, known.codes, items, options)
     scaled = prepared(activation, zscore=options.zscore)
     if distance.on_line is None or target.of_units is None:
@@ -73,17 +74,22 @@ def explain_units(
                 matrix = distance_matrix(column[:, np.newaxis], options.distance)
                 yield target.of_distances(matrix, options.min_max)
 
-        return _explain_matrices(targets, known, items, options)
+        return _explain_matrices(targets, known, items, groups, options)
     design = explain_patterns.design_of(known, options)
     positions = distance.on_line(scaled)
     blocks = (positions[:, start : start + BLOCK] for start in range(0, positions.shape[1], BLOCK))
     if design is None:
-        return joined(explain_pairs.explain_block(b, known, items, options) for b in blocks)
-    return joined(explain_patterns.explain_block(b, design, items, options) for b in blocks)
+        return joined(explain_pairs.explain_block(b, known, items, groups, options) for b in blocks)
+    return joined(explain_patterns.explain_block(b, design, items, groups, options) for b in blocks)
 
 
 def explain_top_units(
-    activation: NDArray, score: NDArray, items: NDArray, options: Any, **features: NDArray
+    activation: NDArray,
+    score: NDArray,
+    items: NDArray,
+    groups: NDArray,
+    options: Any,
+    **features: NDArray,
 ) -> Outputs:
     """Explain the distances over the k units with the largest scores, for every k in one sweep.
 
@@ -103,7 +109,7 @@ def explain_top_units(
     values = activation.T[ranked[: n_chosen.max()]].T.astype(np.float64)
     scaled = standardize(values) if options.zscore else values - values.mean(axis=0)
     distance = DISTANCES[options.distance]
-    if _on_levels(known, options) and distance.in_space is not None:
+    if _on_levels(known, groups, options) and distance.in_space is not None:
         own = scaled if options.zscore or distance.centered else values
         outputs = joined(
             explain_levels.explain_position(
@@ -125,26 +131,33 @@ def explain_top_units(
         for matrix in matrices():
             yield TARGETS[options.target].of_distances(matrix, options.min_max)
 
-    return _explain_matrices(targets, known, items, options) | {"chosen": chosen}
+    return _explain_matrices(targets, known, items, groups, options) | {"chosen": chosen}
 
 
 def _known(arrays: Mapping[str, NDArray], options: Any) -> Features:
     return features_of(**arrays, squared=options.scale == "squared")
 
 
-def _on_levels(features: Features, options: Any) -> bool:
-    return features.are_categorical and explain_levels.on_levels(options)
+def _on_levels(features: Features, groups: NDArray, options: Any) -> bool:
+    alone = features.are_categorical and not len(groups)
+    return alone and explain_levels.on_levels(options)
 
 
 def _explain_matrices(
-    targets: Callable[[], Iterator[NDArray]], features: Features, items: NDArray, options: Any
+    targets: Callable[[], Iterator[NDArray]],
+    features: Features,
+    items: NDArray,
+    groups: NDArray,
+    options: Any,
 ) -> Outputs:
     """Explain matrices of targets, given one at a time."""
     design = explain_patterns.design_of(features, options)
     if design is not None:
-        return explain_patterns.explain_targets(targets, design, items, options)
+        return explain_patterns.explain_targets(targets, design, items, groups, options)
     return joined(
-        explain_pairs.explain_targets(explain_pairs.of_matrix(t), 1, features, items, options)
+        explain_pairs.explain_targets(
+            explain_pairs.of_matrix(t), 1, features, items, groups, options
+        )
         for t in targets()
     )
 

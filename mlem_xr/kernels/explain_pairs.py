@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlem_xr.kernels import influence, permutation
 from mlem_xr.kernels.features import Features
 from mlem_xr.kernels.folds import ACROSS, N_FOLDS, TRAIN, VALIDATION, pair_labels, split, too_few
-from mlem_xr.kernels.metrics import Metrics, Outputs, fit_metrics, outputs_of
+from mlem_xr.kernels.metrics import Groups, Metrics, Outputs, fit_metrics, outputs_of
 from mlem_xr.kernels.statistics import FoldStatistics, Regressors, Statistics, crossed, together
 from mlem_xr.kernels.targets import TARGETS
 
@@ -58,7 +58,12 @@ class _Sums(NamedTuple):
 
 
 def explain_targets(
-    targets: TargetsOf, n_targets: int, features: Features, items: NDArray, options: Any
+    targets: TargetsOf,
+    n_targets: int,
+    features: Features,
+    items: NDArray,
+    groups: NDArray,
+    options: Any,
 ) -> Outputs:
     """Explain targets of pairs of sentences by features of any kind."""
     over_sentences = options.folds == "sentences"
@@ -75,11 +80,13 @@ def explain_targets(
     if (of_sets.n_pairs[:, [TRAIN, VALIDATION]] == 0).any():
         raise too_few(n, options.folds)
     folds = _fold_statistics(of_sets, 0.5 if over_sentences else 1.0)
-    metrics = fit_metrics(folds, [permutation.features(fold.held_out) for fold in folds], options)
+    permuted = [permutation.features(fold.held_out) for fold in folds]
+    of_groups = Groups(groups, [[own] * len(groups) for own in permuted])
+    metrics = fit_metrics(folds, permuted, options, of_groups)
     if over_sentences:
-        error = _errors_over_sentences(of_sentences, folds, metrics, items, options)
+        error = _errors_over_sentences(of_sentences, folds, metrics, items, groups, options)
     else:
-        error = _errors_over_pairs(targets, features, folds, metrics, options)
+        error = _errors_over_pairs(targets, features, folds, metrics, of_groups, options)
     outputs = outputs_of(metrics, error)
     if options.mae:
         mae = _mean_absolute_error(targets, features, metrics, options)
@@ -87,7 +94,9 @@ def explain_targets(
     return outputs
 
 
-def explain_block(activation: NDArray, features: Features, items: NDArray, options: Any) -> Outputs:
+def explain_block(
+    activation: NDArray, features: Features, items: NDArray, groups: NDArray, options: Any
+) -> Outputs:
     """Explain a block of up to 64 units."""
     of_units = TARGETS[options.target].of_units
     assert of_units is not None
@@ -99,7 +108,7 @@ def explain_block(activation: NDArray, features: Features, items: NDArray, optio
     def targets(sentence: int, partner: NDArray) -> NDArray:
         return (np.abs(position[partner] - position[sentence]) - shift) ** 2 * scale
 
-    return explain_targets(targets, n_units, features, items, options)
+    return explain_targets(targets, n_units, features, items, groups, options)
 
 
 def of_matrix(target: NDArray) -> TargetsOf:
@@ -174,27 +183,41 @@ def _errors_over_pairs(
     features: Features,
     folds: list[FoldStatistics],
     metrics: Metrics,
+    groups: Groups,
     options: Any,
 ) -> NDArray:
-    """Compute the original's errors of the importances: (T, F)."""
+    """Compute the original's errors of the importances: (T, F + G)."""
     mean = metrics.importance
     spread = np.zeros(mean.shape)
     for part, x, y in _pairs(targets, features, options):
         rows = folds[part.fold].held_out.regressors
         permuted = permutation.permute_from(x, np.ones(len(x)), rows.mean, rows.mean_square)
-        fit = metrics.fits[part.fold]
-        spread += permutation.spread_over_pairs(fit, permuted, y, y**2, x, mean)
+        fit, n_features = metrics.fits[part.fold], features.n_features
+        own = permutation.spread_over_pairs(fit, permuted, y, y**2, x, mean[:, :n_features])
+        spread[:, :n_features] += own
+        for g, (members, sums) in enumerate(
+            zip(groups.members, groups.permuted[part.fold], strict=True), n_features
+        ):
+            spread[:, g] += permutation.group_spread_over_pairs(
+                fit, members, permuted, sums, rows.n_pairs, y, y**2, x, mean[:, g]
+            )
     n = sum(fold.held_out.regressors.n_pairs for fold in folds)
     return permutation.error_of_spread(spread, n)
 
 
 def _errors_over_sentences(
-    sums: _Sums, folds: list[FoldStatistics], metrics: Metrics, items: NDArray, options: Any
+    sums: _Sums,
+    folds: list[FoldStatistics],
+    metrics: Metrics,
+    items: NDArray,
+    groups: NDArray,
+    options: Any,
 ) -> NDArray:
-    """Compute the standard errors of the importances and of R2: (T, F + 1)."""
+    """Compute the standard errors of the importances and of R2: (T, F + G + 1)."""
     held_out, _ = split(len(items), options.random_state)
     own = [np.flatnonzero(held_out == fold) for fold in range(N_FOLDS)]
-    number = influence.with_score(influence.items_of(items).number)
+    number = influence.items_of(influence.with_groups(items, groups)).number
+    number = influence.with_score(number)
     numbers = [number[sentences] for sentences in own]
     r2 = [influence.of_r2(scores) for scores in metrics.scores]
     errors = []
@@ -214,6 +237,7 @@ def _errors_over_sentences(
                 t,
                 folds[f].held_out,
                 r2[f],
+                (groups, sums.xx[own[f]]),
             )
             for f in range(N_FOLDS)
         ]

@@ -11,8 +11,9 @@ from mlem_xr.kernels.design import PairDesign, pair_design
 from mlem_xr.kernels.errors import Undefined
 from mlem_xr.kernels.features import Features
 from mlem_xr.kernels.folds import N_FOLDS, TRAIN, VALIDATION, split
-from mlem_xr.kernels.metrics import Metrics, Outputs, fit_metrics, outputs_of
+from mlem_xr.kernels.metrics import Groups, Metrics, Outputs, fit_metrics, outputs_of
 from mlem_xr.kernels.patterns import worthwhile
+from mlem_xr.kernels.permutation import PairPermutation
 from mlem_xr.kernels.statistics import FoldStatistics, crossed, statistics
 from mlem_xr.kernels.targets import TARGETS
 
@@ -48,7 +49,9 @@ class _PairSums(NamedTuple):
     """Gives each target of the sorted pairs: (pair)."""
 
 
-def explain_targets(targets: Targets, design: PairDesign, items: NDArray, options: Any) -> Outputs:
+def explain_targets(
+    targets: Targets, design: PairDesign, items: NDArray, groups: NDArray, options: Any
+) -> Outputs:
     """Explain matrices of targets, of which one at a time is in memory."""
 
     def absolute_error(prediction: NDArray) -> NDArray:
@@ -63,11 +66,13 @@ def explain_targets(targets: Targets, design: PairDesign, items: NDArray, option
     sums = [moments.pair_moments(target, *design.pairs) for target in targets()]
     total, total_squared = (np.stack(s, axis=1) for s in zip(*sums, strict=True))
     return _explain_sums(
-        _PairSums(total, total_squared, absolute_error, of_pairs), design, items, options
+        _PairSums(total, total_squared, absolute_error, of_pairs), design, items, groups, options
     )
 
 
-def explain_block(activation: NDArray, design: PairDesign, items: NDArray, options: Any) -> Outputs:
+def explain_block(
+    activation: NDArray, design: PairDesign, items: NDArray, groups: NDArray, options: Any
+) -> Outputs:
     """Explain a block of up to 64 units."""
     of_units = TARGETS[options.target].of_units
     assert of_units is not None
@@ -82,11 +87,14 @@ def explain_block(activation: NDArray, design: PairDesign, items: NDArray, optio
             yield moments.targets_of_unit(target, design.pairs, unit)
 
     sums = moments.unit_moments(target, design.pairs)
-    outputs = _explain_sums(_PairSums(*sums, absolute_error, of_pairs), design, items, options)
+    pair_sums = _PairSums(*sums, absolute_error, of_pairs)
+    outputs = _explain_sums(pair_sums, design, items, groups, options)
     return {name: values[:n_units] for name, values in outputs.items()}
 
 
-def _explain_sums(sums: _PairSums, design: PairDesign, items: NDArray, options: Any) -> Outputs:
+def _explain_sums(
+    sums: _PairSums, design: PairDesign, items: NDArray, groups: NDArray, options: Any
+) -> Outputs:
     """Go from moments to the outputs of every target."""
     pattern = design.pattern
     total, total_squared = (
@@ -109,14 +117,39 @@ def _explain_sums(sums: _PairSums, design: PairDesign, items: NDArray, options: 
         else permutation.features(folds[f].held_out)
         for f in range(N_FOLDS)
     ]
-    metrics = fit_metrics(folds, permuted, options)
+    of_groups = [design.permutations(options.conditional, tuple(own)) for own in groups.tolist()]
+    sums_of_groups = [
+        [permutation.residuals(own[f], pattern, whole[f]) for own in of_groups]
+        for f in range(N_FOLDS)
+    ]
+    metrics = fit_metrics(folds, permuted, options, Groups(groups, sums_of_groups))
     if options.folds == "pairs":
         held_out = list(zip(whole, whole_squared, strict=True))
+        n_features = pattern.shape[1]
+        mean = metrics.importance
         error = permutation.error_over_pairs(
-            metrics.fits, permutations, held_out, pattern, metrics.importance
+            metrics.fits, permutations, held_out, pattern, mean[:, :n_features]
         )
+        for g, (members, own) in enumerate(zip(groups, of_groups, strict=True), n_features):
+            spread = sum(
+                permutation.group_spread_over_pairs(
+                    metrics.fits[f],
+                    members,
+                    own[f],
+                    sums_of_groups[f][g - n_features],
+                    folds[f].held_out.regressors.n_pairs,
+                    *held_out[f],
+                    pattern,
+                    mean[:, g],
+                )
+                for f in range(N_FOLDS)
+            )
+            n = design.n_held_out.sum()
+            error = np.column_stack([error, permutation.error_of_spread(spread, n)])
     else:
-        error = _errors_over_sentences(sums, design, folds, metrics, items, options)
+        error = _errors_over_sentences(
+            sums, design, folds, metrics, items, list(zip(groups, of_groups, strict=True)), options
+        )
     outputs = outputs_of(metrics, error)
     if options.mae:
         prediction = np.stack([pattern @ fit.weight.T + fit.intercept for fit in metrics.fits])
@@ -131,21 +164,29 @@ def _errors_over_sentences(
     folds: Sequence[FoldStatistics],
     metrics: Metrics,
     items: NDArray,
+    groups: Sequence[tuple[NDArray, Sequence[PairPermutation]]],
     options: Any,
 ) -> NDArray:
-    """Compute the standard errors of the importances and of R2: (T, feature + 1)."""
+    """Compute the standard errors of the importances and of R2: (T, feature + group + 1)."""
     n_subsets = design.n_pairs.shape[1]
     permutations = design.permutations(options.conditional)
     r2 = [influence.of_r2(scores) for scores in metrics.scores]
     held_out, _ = split(len(items), options.random_state)
     own = [np.flatnonzero(held_out == f) for f in range(N_FOLDS)]
-    number = influence.items_of(items).number
+    members = np.array([own for own, _ in groups], bool).reshape(-1, items.shape[1])
+    number = influence.items_of(influence.with_groups(items, members)).number
     numbers = [influence.with_score(number[sentences]) for sentences in own]
     errors = np.zeros((metrics.importance.shape[0], metrics.importance.shape[1] + 1))
     for t, target in enumerate(sums.targets()):
         parts = [
             influence.of_patterns(
-                metrics.fits[f], t, folds[f].held_out, permutations[f], design.pattern, r2[f]
+                metrics.fits[f],
+                t,
+                folds[f].held_out,
+                permutations[f],
+                design.pattern,
+                r2[f],
+                [(own, permuted[f]) for own, permuted in groups],
             )
             for f in range(N_FOLDS)
         ]

@@ -59,12 +59,18 @@ def of_patterns(
     permuted: PairPermutation,
     pattern: NDArray,
     r2: R2Influence,
+    groups: Sequence[tuple[NDArray, PairPermutation]] = (),
 ) -> Quadratic:
-    """Express the influences of a fold's pairs on the importances and R2 of target t."""
+    """Express the influences of a fold's pairs on the importances and R2 of target t.
+
+    `groups` are the members of each (F), and what is permuted; they come after the features.
+    """
     weight, y0 = fit.weight[t], held_out.mean[t]
     prediction = fit.intercept[t] + pattern @ weight
     r0 = y0 - fit.intercept[t] - weight @ held_out.regressors.mean
     deviation = -permuted.shift.T * weight
+    of_groups = [-(weight * members) @ own.shift for members, own in groups]
+    deviation = np.column_stack([deviation, *of_groups])
     constant = 2 * deviation * (deviation - (prediction + r0)[:, np.newaxis])
     residual, target = r2.residual[t], r2.target[t]
     return Quadratic(
@@ -92,9 +98,19 @@ class SentenceSums(NamedTuple):
 
 
 def of_sentences(
-    partners: int, sums: SentenceSums, fit: Fit, t: int, held_out: Statistics, r2: R2Influence
+    partners: int,
+    sums: SentenceSums,
+    fit: Fit,
+    t: int,
+    held_out: Statistics,
+    r2: R2Influence,
+    groups: tuple[NDArray, NDArray] | None = None,
 ) -> NDArray:
-    """Sum the influences on the importances and R2 of target t over partners: (n, F + 1)."""
+    """Sum the influences on the importances and R2 of target t over partners: (n, F + 1).
+
+    `groups` are the members of features that are permuted together (G, F), which come after the
+    features, and the sums of x_k x_l over partners (n, F, F).
+    """
     x, square, product, y, xy, yy = sums
     weight, intercept = fit.weight[t], fit.intercept[t]
     u, y0 = held_out.regressors.mean, held_out.mean[t]
@@ -102,7 +118,18 @@ def of_sentences(
     residual = (xy - intercept * x - product) - np.outer(y - partners * intercept - fitted, u)
     mean_residual = y0 - intercept - u @ weight
     squares = square - 2 * u * x + partners * u**2
-    importance = 2 * weight * (residual - mean_residual * (x - partners * u) + weight * squares)
+    along = 2 * weight * (residual - mean_residual * (x - partners * u))
+    importance = along + 2 * weight**2 * squares
+    if groups is not None:
+        members, xx = groups
+        # Sums of (x_k - u_k) (x_l - u_l), of which a group takes a square out.
+        both = xx - x[:, :, np.newaxis] * u - (x[:, :, np.newaxis] * u).transpose(0, 2, 1)
+        both = (both + partners * np.outer(u, u)) * np.outer(weight, weight)
+        of_groups = [
+            along[:, own].sum(axis=1) + 2 * both[:, own][:, :, own].sum(axis=(1, 2))
+            for own in members
+        ]
+        importance = np.column_stack([importance, *of_groups])
     squared = (
         yy
         - 2 * (intercept * y + xy @ weight)
@@ -135,6 +162,19 @@ def items_of(drawn: NDArray) -> Items:
             number[:, k] = inverse + len(feature)
             feature += [k] * len(found)
     return Items(number, np.array(feature, np.int64))
+
+
+def with_groups(items: NDArray, members: NDArray) -> NDArray:
+    """Add the items of groups of features (G, F) to those of features: (sentence, F + G).
+
+    A group's units are the items that all its features belong to; else the sentences.
+    """
+    columns = [items]
+    for own in members:
+        shared = items[:, own]
+        alike = (shared == shared[:, :1]).all()
+        columns.append(shared[:, 0] if alike else np.arange(len(items)))
+    return np.column_stack(columns).astype(items.dtype)
 
 
 def with_score(number: NDArray) -> NDArray:

@@ -22,7 +22,7 @@ class Metrics(NamedTuple):
     fits: Sequence[Fit]
     scores: Sequence[dict[str, NDArray]]
     importances: Sequence[NDArray]
-    """Of each fold: (T, feature)."""
+    """Of each fold: (T, feature), those of groups last."""
     shares: Sequence[NDArray]
     """How much each fold counts in the importances and in R2: (feature + 1)."""
 
@@ -33,8 +33,20 @@ class Metrics(NamedTuple):
         return np.sum([share[:-1] * importance for importance, share in parts], axis=0)
 
 
+class Groups(NamedTuple):
+    """Features that are permuted together."""
+
+    members: NDArray
+    """Whether a feature is in a group: bool (group, feature)."""
+    permuted: Sequence[Sequence[Permuted]]
+    """What is permuted, in each fold, of each group."""
+
+
 def fit_metrics(
-    folds: Sequence[FoldStatistics], permuted: Sequence[Permuted], options: Any
+    folds: Sequence[FoldStatistics],
+    permuted: Sequence[Permuted],
+    options: Any,
+    groups: Groups | None = None,
 ) -> Metrics:
     """Fit the metric of each fold, and score it and its features on what the fold holds out."""
     alphas = np.asarray(options.alphas)
@@ -45,6 +57,13 @@ def fit_metrics(
         permutation.importance(fit, sums, n)
         for fit, sums, n in zip(fits, permuted, n_pairs, strict=True)
     ]
+    if groups is not None:
+        for f, (fit, own, n) in enumerate(zip(fits, groups.permuted, n_pairs, strict=True)):
+            of_groups = [
+                permutation.group_importance(fit, members, sums, n)
+                for members, sums in zip(groups.members, own, strict=True)
+            ]
+            importances[f] = np.column_stack([importances[f], *of_groups])
     n_features = importances[0].shape[1]
     shares = [np.append(np.full(n_features, n / sum(n_pairs)), 1.0 / N_FOLDS) for n in n_pairs]
     return Metrics(fits, scores, importances, shares)
@@ -68,6 +87,9 @@ def outputs_of(metrics: Metrics, std_error: NDArray) -> Outputs:
         },
         **scores,
     }
+    # Groups have no weight of their own.
+    no_weights = [(0, 0), (0, 0), (0, n_features - outputs["weight"].shape[2])]
+    outputs["weight"] = np.pad(outputs["weight"], no_weights, constant_values=np.nan)
     if std_error.shape[1] > n_features:
         outputs["r2_std_error"] = np.where(np.isnan(scores["r2"]), np.nan, std_error[:, -1])
     return outputs

@@ -23,8 +23,8 @@ _ROUNDING = 1e-26
 class Permuted(NamedTuple):
     """Sums over the held-out pairs of a fold with what is permuted, z, less its mean u."""
 
-    square: NDArray
-    """Sums of (z - u)^2: (F)."""
+    own: NDArray
+    """Sums of (z_k - u_k) (z_l - u_l): (F, F)."""
     product: NDArray
     """Sums of (z_k - u_k) x_l: (F, F)."""
     cross: NDArray
@@ -67,14 +67,13 @@ def permute_from(
 def features(held_out: Statistics) -> Permuted:
     """Permute the feature distances themselves."""
     gram = held_out.regressors.gram
-    return Permuted(np.diag(gram), gram, held_out.cross)
+    return Permuted(gram, gram, held_out.cross)
 
 
 def residuals(design: PairPermutation, pattern: NDArray, total: NDArray) -> Permuted:
     """Permute a value of each pattern (P, F), over which the targets sum to `total` (P, T)."""
     weighted = design.shift * design.n_pairs
-    square = np.einsum("fp,fp->f", weighted, design.shift)
-    return Permuted(square, -weighted @ pattern, -(design.shift @ total).T)
+    return Permuted(weighted @ design.shift.T, -weighted @ pattern, -(design.shift @ total).T)
 
 
 def importance(fit: Fit, permuted: Permuted, n_pairs: float) -> NDArray:
@@ -86,7 +85,21 @@ def importance(fit: Fit, permuted: Permuted, n_pairs: float) -> NDArray:
         importance_k = 1/n sum over pairs  2 w_k^2 (z_k - u_k)^2 + 2 w_k (z_k - u_k) r
     """
     residual = permuted.cross - fit.weight @ permuted.product.T
-    return 2 * fit.weight * (fit.weight * permuted.square + residual) / n_pairs
+    return 2 * fit.weight * (fit.weight * np.diag(permuted.own) + residual) / n_pairs
+
+
+def group_importance(fit: Fit, members: NDArray, permuted: Permuted, n_pairs: float) -> NDArray:
+    """Compute the importance of features that are permuted together: (T).
+
+    Their part c of the prediction, the sum of w_k z_k over the members (F), takes the place of
+    w_k z_k:
+
+        importance = 1/n sum over pairs  2 (c - mean c)^2 + 2 (c - mean c) r
+    """
+    weight = fit.weight * members
+    residual = permuted.cross - fit.weight @ permuted.product.T
+    square = np.einsum("tk,kl,tl->t", weight, permuted.own, weight)
+    return 2 * (square + (weight * residual).sum(axis=1)) / n_pairs
 
 
 def p_value(mean: NDArray, std_error: NDArray) -> NDArray:
@@ -161,6 +174,32 @@ def spread_over_pairs(
     spread -= 4 * fit.weight * (squared * product - mean * (design.shift @ residual).T)
     spread += 4 * squared * (design.shift**2 @ residual_squared).T
     return spread
+
+
+def group_spread_over_pairs(
+    fit: Fit,
+    members: NDArray,
+    design: PairPermutation,
+    permuted: Permuted,
+    n_fold: float,
+    total: NDArray,
+    total_squared: NDArray,
+    pattern: NDArray,
+    mean: NDArray,
+) -> NDArray:
+    """Do the same as `spread_over_pairs` for features that are permuted together: (T).
+
+    `permuted` is of all n pairs of the fold, `mean` the importances of the group (T).
+    """
+    weight = fit.weight * members
+    prediction = pattern @ fit.weight.T + fit.intercept
+    residual = total - design.n_pairs[:, np.newaxis] * prediction
+    residual_squared = total_squared - prediction * (total + residual)
+    shift = (weight @ design.shift).T
+    variance = np.einsum("tk,kl,tl->t", weight, permuted.own, weight) / n_fold
+    square = shift**2 + variance - mean
+    spread = design.n_pairs @ square**2 - 4 * (square * shift * residual).sum(axis=0)
+    return spread + 4 * (shift**2 * residual_squared).sum(axis=0)
 
 
 def error_of_spread(spread: NDArray, n_pairs: float) -> NDArray:

@@ -247,7 +247,7 @@ def _layout(analysis: Analysis, settings: Mapping[str, Any], activations: xr.Dat
     outputs = analysis.outputs(options)
     sizes = {
         **{dim: activations.sizes[dim] for dim in ("sentence", "unit")},
-        "feature": len(settings.get("features", [])),
+        "feature": len(_labels_of_features(settings)),
         **{dim: len(labels) for dim, labels in analysis.labels(options).items()},
     }
     dims = {dim for output in outputs.values() for dim in output.dims}
@@ -259,10 +259,15 @@ def _layout(analysis: Analysis, settings: Mapping[str, Any], activations: xr.Dat
     return _Layout(layout.variables | kept.variables, layout.sizes | kept.sizes)
 
 
+def _labels_of_features(settings: Mapping[str, Any]) -> list[str]:
+    """Return the features of settings, and the groups of them."""
+    return [*settings.get("features", []), *(name for name, _ in settings.get("groups", []))]
+
+
 def _features(analysis: Analysis, settings: Mapping[str, Any]) -> list[str] | None:
     """Return the features that a result is about: its own, or those of what it started from."""
     if "features" in settings or analysis.source is None:
-        return settings.get("features")
+        return _labels_of_features(settings) or None
     nested = settings[analysis.source.argument]
     return _features(ANALYSES[nested["analysis"]], nested)
 

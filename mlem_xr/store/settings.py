@@ -68,7 +68,7 @@ def find(
     wanted = named(analysis, given, now)
     expected = _expected(analysis, wanted, now)
     usual = _expected(analysis, wanted, now, with_source=True)
-    settings = [about["settings"] for about in saved]
+    settings = [_completed(analysis, about["settings"]) for about in saved]
     fitting = [i for i in range(len(saved)) if _fits(expected, settings[i])]
     with_defaults = bool(fitting)
     fitting = fitting or [i for i in range(len(saved)) if _fits(wanted, settings[i])]
@@ -146,6 +146,11 @@ def in_words(
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             words.append(f"{name} {text}")
     return "; ".join(words) or "default settings"
+
+
+def _completed(analysis: Analysis, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the defaults of options that were not there yet when a result was saved."""
+    return analysis.options.defaults(settings) | dict(settings)
 
 
 def _fits(expected: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
