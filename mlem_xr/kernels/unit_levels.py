@@ -128,10 +128,11 @@ def _sum_levels(
     For numbers here and there among zeros, `_sum_sparse_levels` does the same.
     """
     first, second = fold.halves
-    sums = [np.zeros((2, len(half.level), 2 * BLOCK)) for half in fold.halves]
-    _sum_rows(position, fold.subset, fold.start, first.number, second.number, *sums, power_sums)
-    for half, own in zip(fold.halves, sums, strict=True):
-        _sum_classes(own, half.level, class_sums)
+    one, other = (np.zeros((2, len(half.level), 2 * BLOCK)) for half in fold.halves)
+    numbers = first.number, second.number
+    _sum_rows(position, fold.subset, fold.start, *numbers, one, other, power_sums)
+    _sum_classes(one, first.level, class_sums)
+    _sum_classes(other, second.level, class_sums)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
