@@ -382,7 +382,8 @@ def features_of(data: xr.Dataset) -> list[str]:
     """
     items = check_items(data)
     columns = [name for name in columns_of(data) if name not in items]
-    found = list(dict.fromkeys(data[column].attrs.get("vector", column) for column in columns))
+    vectors = {column: data.variables[column].attrs.get("vector", column) for column in columns}
+    found = list(dict.fromkeys(vectors.values()))
     given = several("features", data.attrs.get("features", found), check_text, empty=True)
     measured = given_features(data)
     known = [name for name in given if name in found and name not in measured]
@@ -421,16 +422,18 @@ def check_items(data: xr.Dataset) -> list[str]:
 
 def columns_of(data: xr.Dataset) -> list[str]:
     """Return the names of the coordinates over `sentence` alone that are not `RESERVED`."""
+    # Variables, as it takes time to make a DataArray of each coordinate.
     return [
         str(name)
-        for name, coordinate in data.coords.items()
-        if coordinate.dims == ("sentence",) and name not in RESERVED
+        for name in data.coords
+        if data.variables[name].dims == ("sentence",) and name not in RESERVED
     ]
 
 
 def columns_of_feature(data: xr.Dataset, feature: str) -> list[str]:
     """Return the names of a feature's columns: several if it is a vector."""
-    found = [name for name in columns_of(data) if data[name].attrs.get("vector") == feature]
+    variables = data.variables
+    found = [c for c in columns_of(data) if variables[c].attrs.get("vector") == feature]
     return found or [feature]
 
 
@@ -438,7 +441,7 @@ def kind_of(data: xr.Dataset, feature: str) -> str:
     """Return the kind of a feature: `categorical`, `numeric`, `vector` or `given`."""
     if feature in given_features(data):
         return "given"
-    attrs = data[columns_of_feature(data, feature)[0]].attrs
+    attrs = data.variables[columns_of_feature(data, feature)[0]].attrs
     if "vector" in attrs:
         return "vector"
     return NUMERIC if attrs.get("kind") == NUMERIC else "categorical"

@@ -28,9 +28,9 @@ from mlem_xr.schema import (
     listed,
     shown,
 )
-from mlem_xr.stimuli.items import Codes, items_of_features, warn_of_undeclared_items
+from mlem_xr.stimuli.items import items_of_features, warn_of_undeclared_items
 from mlem_xr.stimuli.pairs import feature_arrays, feature_codes
-from mlem_xr.stimuli.table import stimuli_attributes, warn_of_measurements
+from mlem_xr.stimuli.table import Codes, stimuli_attributes, warn_of_measurements
 
 Stage = Literal["distances", "mds", "importance"]
 
@@ -114,7 +114,8 @@ class Analysis:
         """
         if activations is not None and getattr(options, "distance", None) == PRECOMPUTED:
             activations = _of_distances(activations, options)
-        arrays = _inputs(self, activations, options, features, items, source)
+        known = None if activations is None else Codes(activations)
+        arrays = _inputs(self, activations, options, features, items, source, known)
         self.check(arrays, options)
         _check_names(self, arrays, options)
         like = activations if activations is not None else source
@@ -139,7 +140,7 @@ class Analysis:
         if source is not None and "computed_from" in source.coords:
             # A result of results that are not there, or not any more, is not there either.
             result = result.assign_coords(computed_from=source["computed_from"])
-        return result.assign_attrs(_attributes(self, activations, options, arrays, source))
+        return result.assign_attrs(_attributes(self, activations, options, arrays, source, known))
 
 
 def _of_distances(data: Any, options: Any) -> xr.Dataset:
@@ -172,6 +173,7 @@ def _inputs(
     features: Iterable[str] | None,
     items: Mapping[str, str] | None,
     source: xr.Dataset | None,
+    known: Codes | None,
 ) -> dict[str, xr.DataArray]:
     arrays: dict[str, xr.DataArray] = {}
     if analysis.source is not None:
@@ -184,14 +186,16 @@ def _inputs(
             raise InputError(f"activations: {n} sentences; expected at least {MIN_SENTENCES}")
         arrays["activation"] = activations["activation"]
     if activations is not None and "codes" in analysis.inputs:
-        arrays["codes"] = codes = feature_codes(activations, features)
+        arrays["codes"] = codes = feature_codes(activations, features, known=known)
         arrays |= feature_arrays(activations, codes)
         if "stimuli" not in activations.attrs:
             warn_of_measurements(activations, codes["feature"].values.tolist())
     if activations is not None and "groups" in analysis.inputs:
         arrays["groups"] = _groups(options, arrays["codes"]["feature"].values.tolist())
     if activations is not None and "items" in analysis.inputs:
-        arrays["items"] = _item_numbers(analysis, activations, arrays["codes"], options, items)
+        arrays["items"] = _item_numbers(
+            analysis, activations, arrays["codes"], options, items, known
+        )
     return {name: arrays[name] for name in analysis.inputs}
 
 
@@ -212,6 +216,7 @@ def _item_numbers(
     codes: xr.DataArray,
     options: Any,
     items: Mapping[str, str] | None,
+    known: Codes | None,
 ) -> xr.DataArray:
     """Say which item every sentence has for each feature: int32 (sentence, feature).
 
@@ -219,7 +224,7 @@ def _item_numbers(
     attribute `items` says which features belong to the items of which columns.
     """
     names = codes["feature"].values.tolist()
-    known = Codes(activations, codes)
+    known = Codes(activations) if known is None else known
     chosen = items_of_features(activations, names, items, codes=known)
     if not analysis.with_items(options):
         if chosen and items is not None:
@@ -292,12 +297,13 @@ def _attributes(
     options: Any,
     arrays: Mapping[str, xr.DataArray],
     source: xr.Dataset | None,
+    known: Codes | None,
 ) -> dict[str, Any]:
     """Say what a result is: its analysis, all its settings, and what it was made from."""
     attrs: dict[str, Any] = {} if source is None else dict(source.attrs)
     settings = options.settings()
     if activations is not None:
-        attrs |= stimuli_attributes(activations)
+        attrs |= stimuli_attributes(activations, codes=known)
         per_unit = any("unit" in output.dims for output in analysis.outputs(options).values())
         settings |= layer_settings(activations, per_unit=per_unit)
     if "codes" in arrays:

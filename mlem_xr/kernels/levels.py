@@ -302,7 +302,7 @@ def _pool(item: NDArray, row: NDArray, rows: NDArray, products_of: _Products) ->
     """Put sentences (n, F), whose own items are -1, into sets."""
     ways: dict[bytes, NDArray] = {}
     parts, products = [np.zeros((5, 0), np.int64)], [np.zeros((0, item.shape[1]))]
-    for k in np.flatnonzero(item[0] >= 0):
+    for k in np.flatnonzero(item[0] >= 0).tolist():
         level = rows[row, k]
         number, first = _numbered(item[:, k], level)
         n_before = 1 + max((int(way.max()) for way in ways.values()), default=-1)

@@ -19,7 +19,11 @@ _TOLERANCE = 1e-12
 def _solve_subset(
     gram: NDArray, ridge: float, cross: NDArray, passive: NDArray, lower: NDArray, weight: NDArray
 ) -> None:
-    """Solve (gram + ridge I) w = cross on the passive features by Cholesky; 0 elsewhere."""
+    """Solve (gram + ridge I) w = cross on the passive features by elimination; 0 elsewhere.
+
+    Rows are eliminated from the right, so that the inner loops are independent of each other; a
+    positive definite matrix needs no pivots.
+    """
     n_features = len(cross)
     members = np.empty(n_features, np.int64)
     m = 0
@@ -29,22 +33,24 @@ def _solve_subset(
             members[m] = k
             m += 1
     for a in range(m):
+        weight[members[a]] = cross[members[a]]
         for b in range(a + 1):
-            value = gram[members[a], members[b]]
-            if a == b:
-                value += ridge
-            for c in range(b):
-                value -= lower[a, c] * lower[b, c]
-            lower[a, b] = np.sqrt(value) if a == b else value / lower[b, b]
-        value = cross[members[a]]
-        for c in range(a):
-            value -= lower[a, c] * weight[members[c]]
-        weight[members[a]] = value / lower[a, a]
+            lower[a, b] = gram[members[a], members[b]]
+        lower[a, a] += ridge
     for a in range(m - 1, -1, -1):
+        inverse = 1.0 / lower[a, a]
+        right = weight[members[a]] * inverse
+        for b in range(a):
+            factor = lower[a, b] * inverse
+            weight[members[b]] -= right * lower[a, b]
+            for c in range(b + 1):
+                lower[b, c] -= factor * lower[a, c]
+        lower[a, a] = inverse
+    for a in range(m):
         value = weight[members[a]]
-        for c in range(a + 1, m):
-            value -= lower[c, a] * weight[members[c]]
-        weight[members[a]] = value / lower[a, a]
+        for b in range(a):
+            value -= lower[a, b] * weight[members[b]]
+        weight[members[a]] = value * lower[a, a]
 
 
 @numba.njit(nogil=True, cache=True)

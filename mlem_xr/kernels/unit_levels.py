@@ -87,10 +87,8 @@ def fold_units(position: NDArray, constant: NDArray, design: LevelDesign) -> lis
         for block in range(n_blocks):
             sparse = few[block * BLOCK : (block + 1) * BLOCK].all()
             sums = class_sums[block], power_sums[block]
-            if sparse:
-                _sum_sparse_levels(own[block], fold.subset, fold.start, fold.level, *sums)
-            else:
-                _sum_levels(own[block], fold, *sums)
+            add = _sum_sparse_levels if sparse else _sum_levels
+            add(own[block], fold, *sums)
         folds.append(FoldUnits(own, class_sums, power_sums, design.n_classes))
     return folds
 
@@ -130,10 +128,11 @@ def _sum_levels(
     For numbers here and there among zeros, `_sum_sparse_levels` does the same.
     """
     first, second = fold.halves
-    sums = [np.zeros((2, len(half.level), 2 * BLOCK)) for half in fold.halves]
-    _sum_rows(position, fold.subset, fold.start, first.number, second.number, *sums, power_sums)
-    for half, own in zip(fold.halves, sums, strict=True):
-        _sum_classes(own, half.level, class_sums)
+    one, other = (np.zeros((2, len(half.level), 2 * BLOCK)) for half in fold.halves)
+    numbers = first.number, second.number
+    _sum_rows(position, fold.subset, fold.start, *numbers, one, other, power_sums)
+    _sum_classes(one, first.level, class_sums)
+    _sum_classes(other, second.level, class_sums)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
@@ -185,8 +184,15 @@ def _sum_classes(sums: NDArray, level: NDArray, class_sums: NDArray) -> None:
                     total[lane] += own[lane]
 
 
-@numba.njit(nogil=True, cache=True)
 def _sum_sparse_levels(
+    position: NDArray, fold: FoldLevels, class_sums: NDArray, power_sums: NDArray
+) -> None:
+    """Add up the positions of a block of units that are not 0; see `_sum_levels`."""
+    _sum_filled(position, fold.subset, fold.start, fold.level, class_sums, power_sums)
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum_filled(
     position: NDArray,
     subset: NDArray,
     start: NDArray,
@@ -248,7 +254,6 @@ def influence_sums(
     alone = np.flatnonzero(design.items.number[0] < 0)
     per_unit = np.stack([fit.intercept, held_out.mean, *r2])
     square = np.zeros((n_blocks, n_features + 1, BLOCK))
-    pooled = np.zeros((n_blocks, n_items, BLOCK))
     weight = _in_blocks(fit.weight.T, n_blocks)
     of_class, of_feature, of_score = _polynomials(
         units,
@@ -287,9 +292,7 @@ def influence_sums(
             alone,
             square[block],
         )
-        _add_to_items(
-            units.position[block], fold.pool, of_class[block], weight[block], pooled[block]
-        )
+    pooled = _sums_of_items(units.position, fold.pool, of_class, weight, n_items)
     n_pooled = np.zeros(n_items)
     np.add.at(n_pooled, fold.pool.item, fold.pool.size)
     return InfluenceSums(n, _units_last(square, n_units), _units_last(pooled, n_units), n_pooled)
@@ -324,33 +327,36 @@ def _of_combinations(
     return found
 
 
-def _add_to_items(
-    position: NDArray, pool: Pool, of_class: NDArray, weight: NDArray, pooled: NDArray
-) -> None:
-    """Add sum_j psi of sentences to that of their items (I, BLOCK), for features of items."""
-    if not len(pool.item):
-        return
-    sums = np.zeros((pool.n_sets, 2 * BLOCK))
+def _sums_of_items(
+    position: NDArray, pool: Pool, of_class: NDArray, weight: NDArray, n_items: int
+) -> NDArray:
+    """Sum sum_j psi over the sentences of each item, for features of items: (block, I, BLOCK)."""
+    found = np.zeros((len(position), n_items, BLOCK))
+    if not n_items:
+        return found
+    sums = np.zeros((len(position), pool.n_sets, 2 * BLOCK))
     _sum_sets(position, pool.set_of, sums)
-    constant, linear, quadratic = np.split(of_class[pool.level, : 3 * BLOCK], 3, axis=1)
-    first, second = np.split(sums[pool.which], 2, axis=1)
-    total = pool.size[:, np.newaxis] * constant + linear * first + quadratic * second
-    total -= 2 * weight[pool.feature] * (pool.product @ weight)
+    constant, linear, square = np.split(of_class[:, pool.level, : 3 * BLOCK], 3, axis=2)
+    first, second = np.split(sums[:, pool.which], 2, axis=2)
+    total = pool.size[:, np.newaxis] * constant + linear * first + square * second
+    total -= 2 * weight[:, pool.feature] * (pool.product @ weight)
     start = np.flatnonzero(np.diff(pool.item, prepend=-1))
-    pooled[pool.item[start]] += np.add.reduceat(total, start)
+    found[:, pool.item[start]] = np.add.reduceat(total, start, axis=1)
+    return found
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
 def _sum_sets(position: NDArray, set_of: NDArray, sums: NDArray) -> None:
-    """Add up positions and their squares (n, BLOCK) per set: (set, 2 BLOCK)."""
-    for i in range(len(set_of)):
-        a = position[i]
-        for s in set_of[i]:
-            own = sums[s]
-            for lane in range(BLOCK):
-                own[lane] += a[lane]
-            for lane in range(BLOCK):
-                own[BLOCK + lane] += a[lane] * a[lane]
+    """Add up positions and their squares (block, n, BLOCK) per set: (block, set, 2 BLOCK)."""
+    for block in range(len(position)):
+        for i in range(len(set_of)):
+            a = position[block, i]
+            for s in set_of[i]:
+                own = sums[block, s]
+                for lane in range(BLOCK):
+                    own[lane] += a[lane]
+                for lane in range(BLOCK):
+                    own[BLOCK + lane] += a[lane] * a[lane]
 
 
 def _in_blocks(values: NDArray, n_blocks: int) -> NDArray:

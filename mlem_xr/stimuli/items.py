@@ -19,28 +19,11 @@ from mlem_xr.schema import (
     shown,
     warn,
 )
-from mlem_xr.stimuli.table import declared_items, feature_values, to_codes
+from mlem_xr.stimuli.table import Codes, declared_items, feature_values, to_codes
 
 _SHARED = 0.5
 """Share of the sentences that have an item in common with another one, in a column of which it says
 something that a feature is constant within its items."""
-
-
-class Codes:
-    """Codes of columns over the sentences, each made once: int32 (sentence), -1 where undefined."""
-
-    def __init__(self, data: xr.Dataset, known: xr.DataArray | None = None) -> None:
-        """Take the columns of a Dataset, and codes (sentence, feature) that are there already."""
-        self._data = data
-        self._found: dict[str, NDArray[np.int32]] = {}
-        if known is not None:
-            self._found.update(zip(known["feature"].values.tolist(), known.values.T, strict=True))
-
-    def __getitem__(self, column: str) -> NDArray[np.int32]:
-        """Return the codes of a column."""
-        if column not in self._found:
-            self._found[column] = item_codes(self._data, column)
-        return self._found[column]
 
 
 def items_of_features(
@@ -100,14 +83,16 @@ def first_varying(levels: NDArray, items: NDArray) -> tuple[int, int] | None:
     feature; None if there is no such item.
     """
     has = np.flatnonzero(items >= 0)
-    _, first, inverse = np.unique(items[has], return_index=True, return_inverse=True)
-    differs = levels[has] != levels[has[first]][inverse]
+    item = items[has]
+    first = np.zeros(item.max(initial=-1) + 1, np.int64)
+    # Of several sentences of an item, what is written last stays.
+    first[item[::-1]] = has[::-1]
+    differs = levels[has] != levels[first[item]]
     if not differs.any():
         return None
-    varying = inverse[differs]
-    item = varying[np.argmin(first[varying])]
-    second = has[np.flatnonzero(differs & (inverse == item))[0]]
-    return int(has[first[item]]), int(second)
+    start = first[item[differs]].min()
+    second = has[np.flatnonzero(differs & (first[item] == start))[0]]
+    return int(start), int(second)
 
 
 def _checked(data: xr.Dataset, items: Any) -> dict[str, str]:

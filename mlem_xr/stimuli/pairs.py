@@ -17,7 +17,7 @@ from mlem_xr.schema import (
     check_same_sentences,
     kind_of,
 )
-from mlem_xr.stimuli.table import feature_values, to_codes
+from mlem_xr.stimuli.table import Codes, feature_values
 
 _ROWS = 1024
 """Points whose distances to all others are computed together."""
@@ -26,7 +26,9 @@ _ROUNDING = 1e-12
 """Relative to the mean square: a smaller variance is a rounding error."""
 
 
-def feature_codes(data: xr.Dataset, features: Iterable[str] | None = None) -> xr.DataArray:
+def feature_codes(
+    data: xr.Dataset, features: Iterable[str] | None = None, *, known: Codes | None = None
+) -> xr.DataArray:
     """Enumerate the levels of each feature: int32 (sentence, feature), -1 where undefined."""
     names = check_features(data, features)
     if len(names) > MAX_FEATURES:
@@ -35,7 +37,8 @@ def feature_codes(data: xr.Dataset, features: Iterable[str] | None = None) -> xr
         )
     if data.sizes["sentence"] < 2:
         raise InputError(f"stimuli: {data.sizes['sentence']} sentences; expected at least 2")
-    codes = np.stack([to_codes(feature_values(data, name))[0] for name in names], axis=1)
+    known = Codes(data) if known is None else known
+    codes = np.stack([known[name] for name in names], axis=1)
     return xr.DataArray(codes, dims=("sentence", "feature"), coords={"feature": names})
 
 

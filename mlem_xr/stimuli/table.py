@@ -161,6 +161,27 @@ def to_codes(values: np.ndarray) -> tuple[np.ndarray, list[Any]]:
     return codes.astype(np.int32), [plain_value(level) for level in levels]
 
 
+class Codes:
+    """Codes and levels of columns of a Dataset, each made once, as `to_codes` returns them."""
+
+    def __init__(self, data: xr.Dataset) -> None:
+        """Take the columns of a Dataset."""
+        self._data = data
+        self._found: dict[str, tuple[np.ndarray, list[Any]]] = {}
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """Return the codes of a feature or of a column of items: int32 (sentence)."""
+        return self.with_levels(column)[0]
+
+    def with_levels(self, column: str) -> tuple[np.ndarray, list[Any]]:
+        """Return the codes, and the levels that they are positions of."""
+        if column not in self._found:
+            argument = "features" if column in features_of(self._data) else "items"
+            values = feature_values(self._data, column, argument=argument)
+            self._found[column] = to_codes(values)
+        return self._found[column]
+
+
 def from_codes(codes: np.ndarray, levels: Sequence[Any], dtype: str) -> np.ndarray:
     """Undo `to_codes`; `dtype` is bool, int64, float64 (NaN where undefined) or object (None)."""
     undefined = [np.nan] if dtype == "float64" else [None]
@@ -169,34 +190,35 @@ def from_codes(codes: np.ndarray, levels: Sequence[Any], dtype: str) -> np.ndarr
     return lookup[np.asarray(codes)].astype(dtype)
 
 
-def stimuli_hash(stimuli: xr.Dataset) -> str:
+def stimuli_hash(stimuli: xr.Dataset, *, codes: Codes | None = None) -> str:
     """Hash sentences, features and items, so that results can name the stimuli they belong to.
 
     32 hexadecimal digits, the same for equal sentences, features and items in the same order. Which
     items a feature belongs to is not in it, as no table says so.
     """
+    codes = Codes(stimuli) if codes is None else codes
     columns: dict[str, list[Any]] = {"sentence": stimuli["text"].values.tolist()}
     for feature in features_of(stimuli):
-        columns[feature] = _hashed(stimuli, feature)
-    items = {item: _hashed(stimuli, item) for item in check_items(stimuli)}
+        columns[feature] = _hashed(stimuli, feature, codes)
+    items = {item: _hashed(stimuli, item, codes) for item in check_items(stimuli)}
     hashed = [columns, items] if items else columns
     return hashlib.sha256(dumps(hashed).encode()).hexdigest()[:32]
 
 
-def _hashed(stimuli: xr.Dataset, column: str) -> list[Any]:
+def _hashed(stimuli: xr.Dataset, column: str, codes: Codes) -> list[Any]:
     kind = kind_of(stimuli, column)
     if kind == "given":
         distance = stimuli["feature_distance"].sel(feature=column).transpose("sentence", ...)
         values = np.ascontiguousarray(distance.values, dtype=np.float64)
         return [kind, hashlib.sha256(values.data).hexdigest()]
-    values = feature_values(stimuli, column)
     if kind != "categorical":
+        values = feature_values(stimuli, column)
         return [kind, columns_of_feature(stimuli, column), values.tolist()]
-    codes, levels = to_codes(values)
-    return [levels, codes.tolist()]
+    own, levels = codes.with_levels(column)
+    return [levels, own.tolist()]
 
 
-def stimuli_attributes(data: xr.Dataset) -> dict[str, Any]:
+def stimuli_attributes(data: xr.Dataset, *, codes: Codes | None = None) -> dict[str, Any]:
     """Say which stimuli and how many units a Dataset holds now, and which store they are from.
 
     A selection of sentences has another hash than its store. Empty without a coordinate `text`.
@@ -205,7 +227,7 @@ def stimuli_attributes(data: xr.Dataset) -> dict[str, Any]:
         return {}
     for row, sentence in enumerate(data["text"].values, 1):
         _check_sentence(row, sentence)
-    found = {"stimuli": data.attrs["stimuli"], "stimuli_hash": stimuli_hash(data)}
+    found = {"stimuli": data.attrs["stimuli"], "stimuli_hash": stimuli_hash(data, codes=codes)}
     if "unit" in data.dims:
         found["n_units"] = data.sizes["unit"]
     return found | ({"store": data.attrs["store"]} if "store" in data.attrs else {})
@@ -338,6 +360,8 @@ def _plain_values(column: pd.Series, where: str) -> np.ndarray:
 def _distinct(values: list[Any]) -> list[Any]:
     """Leave out what was there before, where values can be compared: levels are few."""
     try:
+        if len(set(map(type, values))) == 1:
+            return list(dict.fromkeys(values))
         return [value for _, value in dict.fromkeys((type(value), value) for value in values)]
     # A user's own object may raise anything here; what is no level is refused later, by name.
     except Exception:

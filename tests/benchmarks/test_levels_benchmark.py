@@ -8,7 +8,7 @@ import xarray as xr
 from measuring import GIB, alone, report, seconds, simulated
 
 import mlem_xr as mx
-from mlem_xr.kernels import explain_levels, explain_patterns, levels, unit_levels
+from mlem_xr.kernels import design, explain_levels, explain_patterns, levels, unit_levels
 from mlem_xr.stimuli.pairs import feature_codes
 
 
@@ -54,8 +54,19 @@ def no_errors(sums, design, folds, metrics, items, options):
     return np.zeros((n_targets, n_features + 1))
 
 
+def check_units(result, data, units=(0, 7)):
+    """Compare with the same units as layers of one unit, whose sums are made in another way."""
+    for unit in units:
+        alone_ = whole_layer(data.isel(unit=[unit]))
+        for name in ("importance", "std_error", "r2", "r2_std_error", "weight"):
+            expected = alone_[name].values
+            scale = np.max(np.abs(np.nan_to_num(expected)))
+            found = result[name].isel(unit=unit).values
+            np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10 * scale, err_msg=name)
+
+
 def both_roads(name, repeats):
-    """Seconds on levels and over pairs, each with the design that it needs."""
+    """Seconds on levels and over pairs in turn, each with the design that it needs."""
     data = layer(name)
     small = data.isel(sentence=slice(0, 200))
     scan(small)
@@ -63,17 +74,18 @@ def both_roads(name, repeats):
     times = []
     for _ in range(repeats):
         levels._cached_design.cache_clear()
-        result, time = seconds(scan, data)
-        times.append(time)
-    expected, pairs = seconds(over_pairs, data)
+        design._cached_design.cache_clear()
+        (result, own), (expected, pairs) = seconds(scan, data), seconds(over_pairs, data)
+        times.append((own, pairs))
+    check_units(result, data)
     for variable in ("importance", "r2", "weight"):
         scale = float(np.abs(expected[variable]).max())
         np.testing.assert_allclose(result[variable], expected[variable], atol=1e-5 * scale)
-    return float(np.median(times)), pairs
+    return np.median(times, axis=0).tolist()
 
 
 @pytest.mark.benchmark
-@pytest.mark.parametrize(("name", "repeats"), [("short_sentence", 5), ("relative_clause", 5)])
+@pytest.mark.parametrize(("name", "repeats"), [("short_sentence", 5), ("relative_clause", 3)])
 def test_levels_against_pairs(name, repeats):
     (own, pairs), _ = alone(both_roads, name, repeats)
     report(
@@ -85,9 +97,14 @@ def test_levels_against_pairs(name, repeats):
 def growing():
     data = layer("relative_clause")
     scan(data.isel(unit=slice(0, 64)))
-    _, small = seconds(scan, data, repeats=3)
-    _, large = seconds(scan, repeated(data, 4))
-    return small, large
+    large_data = repeated(data, 4)
+    times = []
+    for _ in range(3):
+        (result, small), (many, large) = seconds(scan, data), seconds(scan, large_data)
+        times.append((small, large))
+    check_units(result, data)
+    check_units(many, large_data)
+    return np.median(times, axis=0).tolist()
 
 
 @pytest.mark.benchmark
@@ -103,20 +120,26 @@ def kernels(name, times, sparse):
         large = xr.concat([data] * times, "sentence").assign_attrs(data.attrs)
         data = large.assign_coords(sentence=np.arange(large.sizes["sentence"]))
     scan(data.isel(unit=slice(0, 64)))
-    _, whole = seconds(scan, data, repeats=3)
-    design = levels.level_design(feature_codes(data).values, 0)
+    result, whole = seconds(scan, data, repeats=3)
+    check_units(result, data)
+    own_design = levels.level_design(feature_codes(data).values, 0)
     position = data["activation"].values.astype(np.float64)
-    add = unit_levels._sum_sparse_levels if sparse else unit_levels._sum_levels
-    own = [np.ascontiguousarray(position[fold.sentence, :64]) for fold in design.folds]
+    own = [np.ascontiguousarray(position[fold.sentence, :64]) for fold in own_design.folds]
 
-    def sums():
-        for block, fold in zip(own, design.folds, strict=True):
-            classes = np.zeros((2, design.n_classes + 1, 128))
+    def sums(add):
+        found = []
+        for block, fold in zip(own, own_design.folds, strict=True):
+            classes = np.zeros((2, own_design.n_classes + fold.level.shape[1], 128))
             powers = np.zeros((2, 4, 64))
-            add(block, fold.subset, fold.start, fold.level, classes, powers)
+            add(block, fold, classes, powers)
+            found += [classes[:, : own_design.n_classes], powers]
+        return found
 
-    sums()
-    _, alone_ = seconds(sums, repeats=5)
+    add, other = unit_levels._sum_levels, unit_levels._sum_sparse_levels
+    add, other = (other, add) if sparse else (add, other)
+    for found, expected in zip(sums(add), sums(other), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    _, alone_ = seconds(sums, add, repeats=5)
     return whole, alone_
 
 
@@ -142,7 +165,10 @@ def many_sentences():
         {"activation": (("sentence", "unit"), values)},
         {f"f{k}": ("sentence", codes[:, k]) for k in range(12)},
     )
-    return seconds(scan, data)[1], seconds(whole_layer, data)[1]
+    result, units = seconds(scan, data)
+    _, whole = seconds(whole_layer, data)
+    check_units(result, data)
+    return units, whole
 
 
 @pytest.mark.benchmark
