@@ -11,7 +11,7 @@ from mlem_xr.analyses.base import Output
 from mlem_xr.analyses.options import SEED, Options, number, option, sorted_tuple
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.kernels.targets import TARGETS
-from mlem_xr.schema import warn
+from mlem_xr.schema import InputError, warn
 
 ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """Penalties among which the validation pairs choose."""
@@ -21,11 +21,13 @@ _SMALLEST_ALPHA = 1e-6
 
 Conditional = Literal[False, True, "exact"]
 Folds = Literal["pairs", "sentences"]
+Per = Literal["layer", "unit"]
+"""What the distances are over: all units of a layer, or each alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportanceOptions(Options):
-    """The options of an analysis of importance."""
+class MetricOptions(Options):
+    """The options of whatever fits a metric."""
 
     distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
     target: str = option(
@@ -35,9 +37,6 @@ class ImportanceOptions(Options):
         None, "Scale the distances to [0, 1]; by default with folds of pairs, not of sentences."
     )
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
-    conditional: Conditional = option(
-        False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
-    )
     folds: Folds = option("pairs", "What is split into folds.")
     random_state: int = option(0, "Seed of the folds.", check=SEED)
     alphas: Iterable[float] = option(
@@ -49,7 +48,6 @@ class ImportanceOptions(Options):
         each=float,
         flag="alpha",
     )
-    mae: bool = option(False, "Compute the mean absolute error too.")
 
     @classmethod
     def settled(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -57,6 +55,25 @@ class ImportanceOptions(Options):
         if values["min_max"] is not None:
             return values
         return values | {"min_max": values["folds"] == "pairs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportanceOptions(MetricOptions):
+    """The options of an analysis of importance."""
+
+    conditional: Conditional = option(
+        False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
+    )
+    mae: bool = option(False, "Compute the mean absolute error too.")
+
+
+def check_of_one_unit(options: Any) -> None:
+    """Refuse distances that mean nothing in one dimension, where single units are asked for."""
+    if options.per == "unit" and not DISTANCES[options.distance].of_one_unit:
+        raise InputError(
+            f"distance: {options.distance!r} means nothing for a single unit; "
+            "expected another one, such as 'euclidean', or per='layer'"
+        )
 
 
 INPUTS: Mapping[str, tuple[str, ...]] = {
@@ -131,19 +148,21 @@ def warn_of_useless_features(arrays: Mapping[str, xr.DataArray], _: Any) -> None
             f"items: {', '.join(few)} have fewer than {_FEWEST_ITEMS} items, which an error over "
             "items takes; standard errors and p-values NaN"
         )
+    warn_of_constant_distances(codes, "importance 0, p-value 1")
+
+
+def warn_of_constant_distances(codes: xr.DataArray, consequence: str) -> None:
+    """Warn of features that differ in no pair or in every pair."""
     levels = {
         str(name): (len(np.unique(column[column >= 0])), len(column))
         for name, column in zip(codes["feature"].values, codes.values.T, strict=True)
     }
     constant = [name for name, (n_levels, _) in levels.items() if n_levels < 2]
     if constant:
-        warn(
-            f"features: {', '.join(constant)} never differ between two sentences; "
-            "importance 0, p-value 1"
-        )
+        warn(f"features: {', '.join(constant)} never differ between two sentences; {consequence}")
     distinct = [name for name, (n_levels, n) in levels.items() if n_levels == n]
     if distinct:
         warn(
             f"features: {', '.join(distinct)} differ between all sentences, as a number of the row "
-            "does; importance 0, p-value 1"
+            f"does; {consequence}"
         )

@@ -90,7 +90,7 @@ TOP_UNITS = Analysis(
         "chosen": Output(("k", "unit"), "whether a unit is among the k best", dtype="bool"),
     },
     options=TopUnitOptions,
-    labels=lambda options: LABELS | {"k": options.k},
+    labels=lambda options, features: LABELS | {"k": options.k},
     check=_check,
     source=Source("univariate", _scores, "univariate_importance"),
     with_items=with_items,

@@ -229,12 +229,12 @@ class _Layout(NamedTuple):
 
 def _layout(analysis: Analysis, settings: Mapping[str, Any], activations: xr.Dataset) -> _Layout:
     """Return the variables that a whole result has, and the sizes of its own dimensions."""
-    options = analysis.options_of(settings)
+    options, features = analysis.options_of(settings), settings.get("features", [])
     outputs = analysis.outputs(options)
     sizes = {
         **{dim: activations.sizes[dim] for dim in ("sentence", "unit")},
-        "feature": len(settings.get("features", [])),
-        **{dim: len(labels) for dim, labels in analysis.labels(options).items()},
+        "feature": len(features),
+        **{dim: len(labels) for dim, labels in analysis.labels(options, features).items()},
     }
     dims = {dim for output in outputs.values() for dim in output.dims}
     layout = _Layout(set(outputs), {dim: sizes[dim.removeprefix("other_")] for dim in dims})
