@@ -58,7 +58,7 @@ DIMENSIONS = {
 RESERVED = frozenset(
     {*DIMENSIONS, "text", "activation", "recorded", "fingerprint", "provenance", "results"}
     | {"feature", "other_feature", "other_sentence", "pair", "fold", "subset", "pattern", "k"}
-    | {"unit_layer", "unit_number", "axis", "position", "stress", "computed_from"}
+    | {"unit_layer", "unit_number", "axis", "bound", "position", "stress", "computed_from"}
 )
 """Names that a feature may not have, because the library uses them."""
 

@@ -965,6 +965,7 @@ FUNCTIONS: dict[str, dict[str, Make]] = {
     "correct_p_values": {"result": lambda w: w.scan},
     "create_store": {"stimuli": lambda w: w.stimuli, "store": lambda w: w.new("x.zarr")},
     "decoding_baseline": {"activations": lambda w: w.activations, "features": constant("number")},
+    "decompose": {"activations": lambda w: w.activations, "n_draws": constant(4)},
     "describe_stimuli": {"stimuli": lambda w: w.stimuli},
     "distances": {"activations": lambda w: w.activations},
     "feature_correlation": {"stimuli": lambda w: w.stimuli},
@@ -1491,6 +1492,8 @@ KINDS: dict[str, Kind] = {
         for value in changed(lambda w: w.activations, ACTIVATIONS_WRONG, ACTIVATIONS_SAME)
         if value.label not in NOT_CHECKED
     ],
+    "decompose.method": choice("shapley", "sampled"),
+    "decompose.n_draws": integer(usual=4),
     "decoding_baseline.features": several(["number", "animate"], "None", twice=False, slow=True),
     "generate_stimuli.lexicon": path_to(".csv", "None", existing=lambda w: w.lexicon),
     "generate_stimuli.source": path_to(".fcfg", existing=lambda w: w.grammar),

@@ -49,6 +49,7 @@ RIGHT: dict[str, set[str]] = {
     "step": {"-1"},
     "top": {"1", "a large number"},
     "words_per_class": {"1", "a large number"},
+    "decompose n_draws": set(),
     "record layer": {"0", "1"},
     "record step": {"0", "1", "-1"},
     "record store": {*TEXTS} - _NO_PATH - {"no such user"},
@@ -82,6 +83,7 @@ _ANALYSES = (
     "clusters",
     "correct-p-values",
     "decoding",
+    "decompose",
     "mds",
     "test",
 )

@@ -216,6 +216,11 @@ GRIDS = {
         {"min_max": False, "conditional": True, "mae": True},
     ],
     "decoding_baseline": [{}, {"zscore": True, "features": ["number"], "random_state": 2}],
+    "decompose": [
+        {},
+        {"per": "unit", "features": ["number", "gender"], "folds": "sentences"},
+        {"method": "sampled", "n_draws": 4, "distance": "cosine", "alphas": [1, 10]},
+    ],
     "randomization_test": [
         {"n_draws": 9},
         {"per": "unit", "n_draws": 9, "features": ["number", "frequency"], "zscore": True},

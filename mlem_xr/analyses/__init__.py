@@ -4,6 +4,7 @@ from mlem_xr.analyses.base import Analysis
 from mlem_xr.analyses.clusters import CLUSTERS, cluster_units
 from mlem_xr.analyses.corrections import CORRECTION, correct_p_values
 from mlem_xr.analyses.decoding import DECODING, decoding_baseline
+from mlem_xr.analyses.decomposition import DECOMPOSITION, decompose
 from mlem_xr.analyses.layers import concatenate_layers
 from mlem_xr.analyses.multivariate import MULTIVARIATE, multivariate_importance
 from mlem_xr.analyses.neural_distances import distances
@@ -16,7 +17,7 @@ ANALYSES: dict[str, Analysis] = {
     analysis.name: analysis
     for analysis in (
         *(MULTIVARIATE, UNIVARIATE, TOP_UNITS, CLUSTERS, CORRECTION),
-        *(RANDOMIZATION, DECODING, SCALING),
+        *(DECOMPOSITION, RANDOMIZATION, DECODING, SCALING),
     )
 }
 """The analyses whose results are saved, opened by name and have a command."""
@@ -28,6 +29,7 @@ __all__ = [
     "concatenate_layers",
     "correct_p_values",
     "decoding_baseline",
+    "decompose",
     "distances",
     "mds",
     "multivariate_importance",

@@ -70,8 +70,8 @@ class Analysis:
     outputs: Callable[[Any], Mapping[str, Output]]
     """Takes the options; returns the outputs that there are with them, by name."""
     options: type[Options] = Options
-    labels: Callable[[Any], Mapping[str, Sequence[Any]]] = lambda options: {}
-    """Labels of the outputs' own dimensions, for the options."""
+    labels: Callable[[Any, Sequence[str]], Mapping[str, Sequence[Any]]] = lambda options, names: {}
+    """Labels of the outputs' own dimensions, for the options and the names of the features."""
     check: Callable[[Mapping[str, xr.DataArray], Any], None] = lambda arrays, options: None
     """Checks and warnings that need arrays and options, before anything is computed."""
     with_items: Callable[[Any], bool] = lambda options: True
@@ -126,7 +126,7 @@ class Analysis:
             options,
             inputs=self.inputs,
             outputs=self.outputs(options),
-            labels=_labels(self, arrays, options),
+            labels=self.labels(options, _features(arrays)),
             along=self.along,
             per_task=self.per_task,
         )
@@ -243,6 +243,10 @@ def _item_numbers(
     return codes.copy(data=numbers).assign_attrs(items=chosen)
 
 
+def _features(arrays: Mapping[str, xr.DataArray]) -> list[str]:
+    return arrays["codes"]["feature"].values.tolist() if "codes" in arrays else []
+
+
 def _coordinates(
     analysis: Analysis,
     variables: Mapping[str, xr.Variable],
@@ -251,6 +255,7 @@ def _coordinates(
     like: xr.Dataset,
 ) -> dict[Hashable, Any]:
     dims = {dim for variable in variables.values() for dim in variable.dims}
+    labels = analysis.labels(options, _features(arrays))
     coords: dict[Hashable, Any] = {
         name: coordinate.variable
         for name, coordinate in like.coords.items()
@@ -262,19 +267,7 @@ def _coordinates(
         if dim.startswith("other_"):
             own = dim.removeprefix("other_")
             coords[own] = coords[dim] = like[own].values
-    labels = _labels(analysis, arrays, options)
     return coords | {dim: list(values) for dim, values in labels.items()}
-
-
-def _labels(
-    analysis: Analysis, arrays: Mapping[str, xr.DataArray], options: Any
-) -> dict[str, Sequence[Any]]:
-    """Return the labels of dimensions that the inputs do not have, or not as the outputs do."""
-    labels = dict(analysis.labels(options))
-    if arrays.get("groups", np.empty(0)).size:
-        named = [arrays["codes"]["feature"].values, arrays["groups"]["group"].values]
-        labels["feature"] = np.concatenate(named).tolist()
-    return labels
 
 
 def _groups(options: Any, names: list[str]) -> xr.DataArray:

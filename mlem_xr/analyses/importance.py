@@ -1,6 +1,6 @@
 """What the analyses of importance share: their options and outputs, and the checks of features."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ _SMALLEST_ALPHA = 1e-6
 Conditional = Literal[False, True, "exact"]
 Folds = Literal["pairs", "sentences"]
 Scale = Literal["linear", "squared"]
+Per = Literal["layer", "unit"]
+"""What the distances are over: all units of a layer, or each alone."""
 
 
 Groups = Mapping[str, Iterable[str]]
@@ -46,8 +48,8 @@ def _checked_groups(name: str, value: Any) -> tuple[tuple[str, tuple[str, ...]],
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportanceOptions(Options):
-    """The options of an analysis of importance."""
+class MetricOptions(Options):
+    """The options of whatever fits a metric."""
 
     distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
     target: str = option(
@@ -60,16 +62,6 @@ class ImportanceOptions(Options):
     scale: Scale = option(
         "linear", "Distances of numeric and vector features as they are, or squared."
     )
-    conditional: Conditional = option(
-        False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
-    )
-    groups: Any = option(
-        (),
-        "NAME=FEATURES: features, with commas between them, that are permuted together too.",
-        check=_checked_groups,
-        each=str,
-        flag="group",
-    )
     folds: Folds = option("pairs", "What is split into folds.")
     random_state: int = option(0, "Seed of the folds.", check=SEED)
     alphas: Iterable[float] = option(
@@ -81,7 +73,6 @@ class ImportanceOptions(Options):
         each=float,
         flag="alpha",
     )
-    mae: bool = option(False, "Compute the mean absolute error too.")
 
     @classmethod
     def settled(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +80,32 @@ class ImportanceOptions(Options):
         if values["min_max"] is not None:
             return values
         return values | {"min_max": values["folds"] == "pairs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportanceOptions(MetricOptions):
+    """The options of an analysis of importance."""
+
+    conditional: Conditional = option(
+        False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
+    )
+    groups: Any = option(
+        (),
+        "NAME=FEATURES: features, with commas between them, that are permuted together too.",
+        check=_checked_groups,
+        each=str,
+        flag="group",
+    )
+    mae: bool = option(False, "Compute the mean absolute error too.")
+
+
+def check_of_one_unit(options: Any) -> None:
+    """Refuse distances that mean nothing in one dimension, where single units are asked for."""
+    if options.per == "unit" and not DISTANCES[options.distance].of_one_unit:
+        raise InputError(
+            f"distance: {options.distance!r} means nothing for a single unit; "
+            "expected another one, such as 'euclidean', or per='layer'"
+        )
 
 
 INPUTS: Mapping[str, tuple[str, ...]] = {
@@ -106,7 +123,14 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
 IMPORTANCE_INPUTS = INPUTS | {"groups": ("group", "feature")}
 """Which features each group has, too."""
 
-LABELS = {"fold": [0, 1]}
+
+def labels_of(options: ImportanceOptions, features: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Return the labels of the folds, and those of features where there are groups beside them."""
+    labels: dict[str, Sequence[Any]] = {"fold": [0, 1]}
+    if options.groups:
+        labels["feature"] = [*features, *(group for group, _ in options.groups)]
+    return labels
+
 
 WITHOUT_ITEMS = "errors over pairs know no items; folds='sentences' gives errors over items"
 
@@ -172,6 +196,12 @@ def warn_of_useless_features(arrays: Mapping[str, xr.DataArray], _: Any) -> None
             f"items: {', '.join(few)} have fewer than {_FEWEST_ITEMS} items, which an error over "
             "items takes; standard errors and p-values NaN"
         )
+    warn_of_constant_distances(arrays, "importance 0, p-value 1")
+
+
+def warn_of_constant_distances(arrays: Mapping[str, xr.DataArray], consequence: str) -> None:
+    """Warn of features that differ in no pair or in every pair."""
+    codes = arrays["codes"]
     names = [str(name) for name in codes["feature"].values]
     levels = {
         name: (len(np.unique(column[column >= 0])), len(column))
@@ -179,14 +209,11 @@ def warn_of_useless_features(arrays: Mapping[str, xr.DataArray], _: Any) -> None
     }
     constant = [name for name, (n_levels, _) in levels.items() if n_levels < 2]
     if constant:
-        warn(
-            f"features: {', '.join(constant)} never differ between two sentences; "
-            "importance 0, p-value 1"
-        )
+        warn(f"features: {', '.join(constant)} never differ between two sentences; {consequence}")
     measured = {names[k] for key in ("axis_of", "given_of") for k in arrays[key].values}
     distinct = [k for k, (n_levels, n) in levels.items() if n_levels == n and k not in measured]
     if distinct:
         warn(
             f"features: {', '.join(distinct)} differ between all sentences, as a number of the row "
-            "does; importance 0, p-value 1"
+            f"does; {consequence}"
         )

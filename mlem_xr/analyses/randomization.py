@@ -2,24 +2,21 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from mlem_xr.analyses.base import Analysis, Output
-from mlem_xr.analyses.importance import INPUTS, Scale
+from mlem_xr.analyses.importance import INPUTS, Per, Scale, check_of_one_unit
 from mlem_xr.analyses.options import SEED, Options, integer, option
 from mlem_xr.kernels.distances import DISTANCES
 from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.randomization import randomization_design, randomize
 from mlem_xr.kernels.targets import TARGETS
 from mlem_xr.running.blas import one_blas_thread
-from mlem_xr.schema import InputError, warn
-
-Per = Literal["layer", "unit"]
-"""What the distances are over: all units of a layer, or each alone."""
+from mlem_xr.schema import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +42,7 @@ class RandomizationOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.per == "unit" and not DISTANCES[self.distance].of_one_unit:
-            raise InputError(
-                f"distance: {self.distance!r} means nothing for a single unit; "
-                "expected another one, such as 'euclidean', or per='layer'"
-            )
+        check_of_one_unit(self)
 
 
 def _outputs(options: RandomizationOptions) -> dict[str, Output]:

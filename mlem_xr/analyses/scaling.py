@@ -64,7 +64,7 @@ SCALING = Analysis(
         "stress": Output((), "raw stress", "distance^2"),
     },
     options=ScalingOptions,
-    labels=lambda options: {"axis": range(options.n_components)},
+    labels=lambda options, features: {"axis": range(options.n_components)},
     check=_check,
     stage="mds",
     original="MDS",

@@ -23,7 +23,8 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
     """Turn a result into a tidy table: one row per representation and unit, feature or sentence.
 
     Lazy results are computed. What was not recorded or computed has no row. The units that
-    `top_unit_importance` chose are left out: they are in `result.chosen`.
+    `top_unit_importance` chose are left out: they are in `result.chosen`. So is the R2 of subsets,
+    beside what is over features: ``to_dataframe(result[["r2"]])`` has a row for each subset.
 
     Parameters
     ----------
@@ -37,8 +38,9 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
     -------
     pd.DataFrame
         Columns for the labels of the dimensions, and for the layer that a unit comes from where
-        layers were concatenated; then the variables, with a column per fold where they have folds,
-        such as `alpha_fold0`. Steps are words where one of them is "final".
+        layers were concatenated; then the variables, with a column per fold or bound where they
+        have these, such as `alpha_fold0` and `r2_ceiling_lower`. Steps are words where one of them
+        is "final".
 
     Raises
     ------
@@ -57,7 +59,9 @@ def to_dataframe(result: xr.Dataset, *, names: str = "mlem_xr") -> pd.DataFrame:
     if not result.data_vars:
         raise InputError("result: no variables; expected what an analysis returned")
     kept = [name for name, variable in result.data_vars.items() if variable.dtype != bool]
-    flat = _without_folds(result[kept].compute())
+    if any("feature" in result[name].dims for name in kept):
+        kept = [name for name in kept if "subset" not in result[name].dims]
+    flat = _spread(_spread(result[kept].compute(), "fold", "fold"), "bound", "")
     scalars = _scalars(flat)
     labels = [*scalars, *(str(dim) for dim in _dimensions(flat))]
     if "unit" in labels:
@@ -100,16 +104,17 @@ def _dimensions(data: xr.Dataset) -> list[str]:
     return known + [str(dim) for dim in data.dims if dim not in known]
 
 
-def _without_folds(result: xr.Dataset) -> xr.Dataset:
-    if "fold" not in result.dims:
+def _spread(result: xr.Dataset, dim: str, word: str) -> xr.Dataset:
+    """Make a variable for each label of a dimension; a label that stands alone is no dimension."""
+    if dim not in result.dims:
         return result
     columns = {}
     for name, variable in result.data_vars.items():
-        if "fold" not in variable.dims:
+        if dim not in variable.dims:
             columns[name] = variable
         else:
-            for fold in range(result.sizes["fold"]):
-                columns[f"{name}_fold{fold}"] = variable.isel(fold=fold, drop=True)
+            for i, label in enumerate(result[dim].values.tolist()):
+                columns[f"{name}_{word}{label}"] = variable.isel({dim: i}, drop=True)
     return xr.Dataset(columns)
 
 

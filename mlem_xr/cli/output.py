@@ -29,7 +29,7 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def print_profile(profile: Any, *, leading: str = "importance", rows: int = 40) -> None:
     """Print, by representation, the features with the largest values, and R2 if there is one."""
-    scores = [name for name in ("r2",) if name in profile]
+    scores = [name for name in ("r2",) if name in profile and "subset" not in profile[name].dims]
     table = to_dataframe(profile[[leading, *scores]])
     labels = [name for name in table.columns if name not in ("feature", leading, *scores)]
     lines = []

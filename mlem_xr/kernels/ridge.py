@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from mlem_xr.kernels.statistics import Statistics
 
+_Sums = tuple[NDArray, NDArray, NDArray, NDArray, float, NDArray, NDArray, NDArray, NDArray]
+
 _TOLERANCE = 1e-12
 """Relative to the largest right-hand side: below it, a gradient counts as zero."""
 
@@ -166,6 +168,48 @@ def _fit_targets(
     return chosen, weights
 
 
+@numba.njit(nogil=True, cache=True)
+def _fit_subsets(
+    members: NDArray,
+    train_gram: NDArray,
+    train_cross: NDArray,
+    validation_gram: NDArray,
+    validation_cross: NDArray,
+    validation_count: float,
+    feature_shift: NDArray,
+    target_shift: NDArray,
+    refit_gram: NDArray,
+    refit_cross: NDArray,
+    alphas: NDArray,
+) -> tuple[NDArray, NDArray]:
+    """Fit one target with some of the features only: `_fit_targets` on the members of each subset.
+
+    `members` is bool (S, F); the other arguments are those of `_fit_targets` with T = 1. Returns
+    the position of the chosen penalty (S), 0 for a subset without members, and the weights (S, F).
+    """
+    chosen = np.zeros(len(members), np.int64)
+    weights = np.zeros(members.shape)
+    for s in range(len(members)):
+        own = np.flatnonzero(members[s])
+        if len(own) == 0:
+            continue
+        choice, weight = _fit_targets(
+            train_gram[own][:, own],
+            train_cross[:, own],
+            validation_gram[own][:, own],
+            validation_cross[:, own],
+            validation_count,
+            feature_shift[own],
+            target_shift,
+            refit_gram[own][:, own],
+            refit_cross[:, own],
+            alphas,
+        )
+        chosen[s] = choice[0]
+        weights[s, own] = weight[0]
+    return chosen, weights
+
+
 class Fit(NamedTuple):
     """A fitted metric per target."""
 
@@ -185,7 +229,29 @@ def fit(train: Statistics, validation: Statistics, refit: Statistics, alphas: ND
     tie), and refits with it on the training and validation pairs together. `alphas` are positive
     and ascend.
     """
-    chosen, weight = _fit_targets(
+    chosen, weight = _fit_targets(*_sums(train, validation, refit), alphas)
+    return Fit(weight, refit.mean - weight @ refit.regressors.mean, alphas[chosen])
+
+
+def fit_subsets(
+    train: Statistics,
+    validation: Statistics,
+    refit: Statistics,
+    alphas: NDArray,
+    members: NDArray,
+) -> Fit:
+    """Fit the metric of one fold for one target, as `fit` does, with each subset of the features.
+
+    `members`, bool (S, F), says which features each subset has; the weights of the others are 0,
+    and a subset without any predicts the mean. Returns a metric per subset: S in the place of T.
+    """
+    chosen, weight = _fit_subsets(members, *_sums(train, validation, refit), alphas)
+    return Fit(weight, refit.mean - weight @ refit.regressors.mean, alphas[chosen])
+
+
+def _sums(train: Statistics, validation: Statistics, refit: Statistics) -> _Sums:
+    """Return what `_fit_targets` takes, but for the penalties."""
+    return (
         train.regressors.gram,
         train.cross,
         validation.regressors.gram,
@@ -195,6 +261,4 @@ def fit(train: Statistics, validation: Statistics, refit: Statistics, alphas: ND
         validation.mean - train.mean,
         refit.regressors.gram,
         refit.cross,
-        alphas,
     )
-    return Fit(weight, refit.mean - weight @ refit.regressors.mean, alphas[chosen])

@@ -243,12 +243,12 @@ class _Layout(NamedTuple):
 
 def _layout(analysis: Analysis, settings: Mapping[str, Any], activations: xr.Dataset) -> _Layout:
     """Return the variables that a whole result has, and the sizes of its own dimensions."""
-    options = analysis.options_of(settings)
+    options, features = analysis.options_of(settings), settings.get("features", [])
     outputs = analysis.outputs(options)
     sizes = {
         **{dim: activations.sizes[dim] for dim in ("sentence", "unit")},
-        "feature": len(_labels_of_features(settings)),
-        **{dim: len(labels) for dim, labels in analysis.labels(options).items()},
+        "feature": len(features),
+        **{dim: len(labels) for dim, labels in analysis.labels(options, features).items()},
     }
     dims = {dim for output in outputs.values() for dim in output.dims}
     layout = _Layout(set(outputs), {dim: sizes[dim.removeprefix("other_")] for dim in dims})
@@ -259,15 +259,12 @@ def _layout(analysis: Analysis, settings: Mapping[str, Any], activations: xr.Dat
     return _Layout(layout.variables | kept.variables, layout.sizes | kept.sizes)
 
 
-def _labels_of_features(settings: Mapping[str, Any]) -> list[str]:
-    """Return the features of settings, and the groups of them."""
-    return [*settings.get("features", []), *(name for name, _ in settings.get("groups", []))]
-
-
 def _features(analysis: Analysis, settings: Mapping[str, Any]) -> list[str] | None:
     """Return the features that a result is about: its own, or those of what it started from."""
     if "features" in settings or analysis.source is None:
-        return _labels_of_features(settings) or None
+        features = settings.get("features")
+        labels = analysis.labels(analysis.options_of(settings), features or [])
+        return labels.get("feature", features)
     nested = settings[analysis.source.argument]
     return _features(ANALYSES[nested["analysis"]], nested)
 
