@@ -382,3 +382,24 @@ print(data.attrs["settings"]["distance"], data["importance"].dims[-1], sep="|")
         "|['number', 'animate', 'frequency', 'gender']",
         "euclidean|feature",
     ]
+
+
+RAW = {
+    "multivariate_importance": {"min_max": False, "mae": True},
+    "univariate_importance": {"min_max": False, "mae": True},
+    "decoding_baseline": {"zscore": True},
+    "mds": {"max_iter": 3},
+    "randomization_test": {"n_draws": 9},
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_units_say_how_an_output_grows_with_the_activations(activations, name):
+    """Twice the activations are twice all distances; the target is their square."""
+    data = activations.isel(seed=[0], pooling=[0], layer=[0])
+    result = getattr(mx, name)(data, **RAW[name])
+    larger = getattr(mx, name)(data.assign(activation=2 * data["activation"]), **RAW[name])
+    growth = {"1": 1, "distance": 2, "distance^2": 4, "target": 4, "target^2": 16}
+    for output, values in result.data_vars.items():
+        expected = growth[values.attrs["units"]] * values
+        np.testing.assert_allclose(larger[output], expected, rtol=1e-6, err_msg=output)
