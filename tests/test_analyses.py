@@ -254,8 +254,11 @@ def assert_same(opened, computed):
 
 @pytest.mark.filterwarnings("ignore:.*differ between")
 def test_whatever_is_saved_can_be_opened_and_listed_and_tabled(store):
-    """Every analysis over a grid of settings, nested ones too, all in one store."""
-    data = mx.open_store(store).sel(pooling=["mean"], layer=[1, 2])
+    """Every analysis over a grid of settings, nested ones too, all in one store.
+
+    What is nested has all its settings in one scan, and the first ones in every other.
+    """
+    data = mx.open_store(store).sel(pooling=["mean"], layer=[2])
     saved = []
     for name, grid in GRIDS.items():
         for settings in grid:
@@ -264,7 +267,7 @@ def test_whatever_is_saved_can_be_opened_and_listed_and_tabled(store):
         scan = mx.univariate_importance(data, **scanned)
         for name, grid in NESTED.items():
             argument = ANALYSES[name].source.argument
-            for settings in grid:
+            for settings in grid if scanned is SCANS[0] else grid[:1]:
                 function = getattr(mx, name)
                 takes = [data] if name == "top_unit_importance" else []
                 result = function(*takes, scan, **settings)
@@ -285,7 +288,7 @@ def test_whatever_is_saved_can_be_opened_and_listed_and_tabled(store):
     listed = mx.list_results(store)
     assert len(listed) == len(saved)
     assert listed["settings"].nunique() > len(saved) / 2
-    assert (listed["current"] == 6).all()
+    assert (listed["current"] == 3).all()
 
 
 def test_opening_runs_no_analysis(store, monkeypatch):
