@@ -111,6 +111,14 @@ def test_a_scan_of_activations_can_be_corrected(activations):
     assert (corrected > scan["p_value"]).any()
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [-1e-9, 1 + 1e-9])
+def test_what_is_no_probability_is_refused(scan, method, value):
+    scan["p_value"].loc[{"unit": 3}] = value
+    with pytest.raises(InputError, match="result: a p-value is below 0 or above 1"):
+        correct_p_values(scan, method=method)
+
+
 def test_bad_input_is_named(scan):
     with pytest.raises(InputError, match="method: unknown value 'bonferroni'; known: 'fdr'"):
         correct_p_values(scan, method="bonferroni")

@@ -58,10 +58,18 @@ def test_the_second_feature_of_half_of_the_panels_is_there():
     assert list(figure.last.Points.I.keys()) == ["verb_ZIPF", "subj_PERS"]
 
 
-def test_a_peak_in_one_layer_of_a_panel_counts():
+def compared(result, **options):
+    figure, *_ = plot.compare(result, result, **options)
+    return figure
+
+
+@pytest.mark.parametrize("draw", [plot.feature_importance, plot.decoding, compared])
+def test_a_peak_in_one_layer_of_a_panel_counts(draw):
     result = importances(model=1, step=1, pooling=1)
     result.importance.loc[{"layer": 3, "feature": "subj_PERS"}] = 1.0
-    assert list(plot.feature_importance(result, top=1).Points.I.keys()) == ["subj_PERS"]
+    result = result.isel(model=0, step=0, pooling=0, drop=True)
+    result["auc"] = result.importance
+    assert list(draw(result, top=1).Points.I.keys()) == ["subj_PERS"]
 
 
 def test_features_are_drawn_in_the_order_given():

@@ -172,6 +172,16 @@ def test_unit_distribution_draws_scores_and_selects_features():
         plot.unit_distribution(result.isel(unit=0), show="r2")
 
 
+def test_a_feature_without_values_in_one_frame_leaves_its_place_empty():
+    result = xr.concat([scan(), scan()], xr.Variable("pooling", ["first-token", "mean"]))
+    result["importance"] = result.importance.where(
+        (result.pooling == "mean") | (result.feature != "tense")
+    )
+    frames = plot.unit_distribution(result, features=["tense", "number"])
+    rows = [len(frame.Boxes.I["tense"].dframe()) for frame in frames]
+    assert rows == [0, result.sizes["layer"]]
+
+
 def test_unit_map_shows_every_unit_of_every_layer():
     result = scan()
     result.importance[1, 9:] = np.nan
