@@ -120,7 +120,7 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
 """The activations, the items that sentences belong to, and the fields of
 `mlem_xr.kernels.features.Features`."""
 
-IMPORTANCE_INPUTS = INPUTS | {"groups": ("group", "feature")}
+IMPORTANCE_INPUTS = {**INPUTS, "groups": ("group", "feature")}
 """Which features each group has, too."""
 
 

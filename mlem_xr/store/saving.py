@@ -264,7 +264,7 @@ def _features(analysis: Analysis, settings: Mapping[str, Any]) -> list[str] | No
     if "features" in settings or analysis.source is None:
         features = settings.get("features")
         labels = analysis.labels(analysis.options_of(settings), features or [])
-        return labels.get("feature", features)
+        return list(labels["feature"]) if "feature" in labels else features
     nested = settings[analysis.source.argument]
     return _features(ANALYSES[nested["analysis"]], nested)
 
