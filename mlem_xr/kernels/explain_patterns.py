@@ -122,33 +122,17 @@ def _explain_sums(
         [permutation.residuals(own[f], pattern, whole[f]) for own in of_groups]
         for f in range(N_FOLDS)
     ]
-    metrics = fit_metrics(folds, permuted, options, Groups(groups, sums_of_groups))
+    together = Groups(groups, sums_of_groups)
+    metrics = fit_metrics(folds, permuted, options, together)
     if options.folds == "pairs":
         held_out = list(zip(whole, whole_squared, strict=True))
-        n_features = pattern.shape[1]
-        mean = metrics.importance
-        error = permutation.error_over_pairs(
-            metrics.fits, permutations, held_out, pattern, mean[:, :n_features]
+        error = _errors_over_pairs(
+            design, folds, metrics, permutations, of_groups, together, held_out
         )
-        for g, (members, own) in enumerate(zip(groups, of_groups, strict=True), n_features):
-            spread = sum(
-                permutation.group_spread_over_pairs(
-                    metrics.fits[f],
-                    members,
-                    own[f],
-                    sums_of_groups[f][g - n_features],
-                    folds[f].held_out.regressors.n_pairs,
-                    *held_out[f],
-                    pattern,
-                    mean[:, g],
-                )
-                for f in range(N_FOLDS)
-            )
-            n = design.n_held_out.sum()
-            error = np.column_stack([error, permutation.error_of_spread(spread, n)])
     else:
+        of_groups_by_members = list(zip(groups, of_groups, strict=True))
         error = _errors_over_sentences(
-            sums, design, folds, metrics, items, list(zip(groups, of_groups, strict=True)), options
+            sums, design, folds, metrics, items, of_groups_by_members, options
         )
     outputs = outputs_of(metrics, error)
     if options.mae:
@@ -156,6 +140,41 @@ def _explain_sums(
         mae = _mean_absolute_error(prediction, design, sums.absolute_error)
         outputs["mae"] = np.where(np.isnan(outputs["mse"]), np.nan, mae)
     return outputs
+
+
+def _errors_over_pairs(
+    design: PairDesign,
+    folds: Sequence[FoldStatistics],
+    metrics: Metrics,
+    permutations: Sequence[PairPermutation],
+    of_groups: Sequence[Sequence[PairPermutation]],
+    groups: Groups,
+    held_out: Sequence[tuple[NDArray, NDArray]],
+) -> NDArray:
+    """Compute the original's errors of the importances: (T, feature + group)."""
+    pattern, mean = design.pattern, metrics.importance
+    n_features, n_pairs = pattern.shape[1], float(design.n_held_out.sum())
+    columns = [
+        permutation.error_over_pairs(
+            metrics.fits, permutations, held_out, pattern, mean[:, :n_features]
+        )
+    ]
+    for g, (members, own) in enumerate(zip(groups.members, of_groups, strict=True)):
+        spread = [
+            permutation.group_spread_over_pairs(
+                metrics.fits[f],
+                members,
+                own[f],
+                groups.permuted[f][g],
+                folds[f].held_out.regressors.n_pairs,
+                *held_out[f],
+                pattern,
+                mean[:, n_features + g],
+            )
+            for f in range(N_FOLDS)
+        ]
+        columns.append(permutation.error_of_spread(np.sum(spread, axis=0), n_pairs))
+    return np.column_stack(columns)
 
 
 def _errors_over_sentences(
