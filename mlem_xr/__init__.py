@@ -42,6 +42,7 @@ from mlem_xr.store import (
 )
 
 __all__ = [
+    "MLEM",
     "add_activations",
     "cluster_units",
     "concatenate_layers",
@@ -78,9 +79,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # HoloViews takes a second to import, which only those who draw should wait for.
+    # HoloViews and scikit-learn take a second to import, which only those who use them wait for.
     if name == "plot":
         return importlib.import_module("mlem_xr.plot")
+    if name == "MLEM":
+        return importlib.import_module("mlem_xr.analyses.estimator").MLEM
     raise AttributeError(f"module 'mlem_xr' has no attribute {name!r}")
 
 

@@ -13,7 +13,6 @@ from mlem_xr.schema import (
     InputError,
     check_activations,
     check_features,
-    check_items,
     check_text,
     columns_of,
     is_leading,
@@ -22,7 +21,6 @@ from mlem_xr.schema import (
     shown,
 )
 from mlem_xr.stimuli.files import read_stimuli
-from mlem_xr.stimuli.table import from_dataframe
 
 OWN = ("sentence", "unit")
 """Dimensions of a representation."""
@@ -36,6 +34,9 @@ def from_arrays(
     features: Any,
     *,
     dims: Iterable[str] | Mapping[str, Any] | None = None,
+    items: str | Iterable[str] | None = None,
+    numeric: str | Iterable[str] | None = None,
+    vector: Mapping[str, str | Iterable[str]] | None = None,
 ) -> xr.Dataset:
     """Make the Dataset that every analysis takes out of an array and a table of features.
 
@@ -56,6 +57,8 @@ def from_arrays(
         mapping, with the labels along each, None: 0, 1, .... Any other dimension may be there, and
         each of its labels is a representation of its own: `model`, `seed`, `step`, `pooling` and
         `layer` as in a store, or `subject`, `roi`, `time`. By default those of a DataArray.
+    items, numeric, vector
+        What columns of `features` are, as for `read_stimuli`.
 
     Returns
     -------
@@ -86,7 +89,8 @@ def from_arrays(
     """
     variable = labeled_array("activations", activations, dims)
     try:
-        stimuli = _stimuli(features)
+        roles = {"items": items, "numeric": numeric, "vector": vector}
+        stimuli = _stimuli(features, roles)
     except InputError as error:
         raise InputError(f"features: {str(error).removeprefix('stimuli: ')}") from error
     check_order("activations", activations, _sentences(features, stimuli))
@@ -221,17 +225,17 @@ def _checked_labels(dim: str, labels: Any, n: int) -> np.ndarray:
     return values.astype(str) if words else values
 
 
-def _stimuli(features: Any) -> xr.Dataset:
+def _stimuli(features: Any, roles: Mapping[str, Any]) -> xr.Dataset:
     """Read sentences and features, or features alone."""
-    items: list[str] = []
     if isinstance(features, xr.Dataset) and "text" not in features.coords:
-        names, items = check_features(features), check_items(features)
-        columns = {name: features[name].values for name in [*names, *items]}
-        features = pd.DataFrame(columns)
-    if not isinstance(features, pd.DataFrame) or "sentence" in features.columns:
-        return read_stimuli(features)
-    text = [str(row) for row in range(len(features))]
-    stimuli = from_dataframe(features.assign(sentence=text), name="stimuli", items=items)
+        check_features(features)
+        text = [str(row) for row in range(features.sizes["sentence"])]
+        features = features.assign_coords(text=("sentence", np.array(text, dtype=object)))
+    elif isinstance(features, pd.DataFrame) and "sentence" not in features.columns:
+        features = features.assign(sentence=[str(row) for row in range(len(features))])
+    else:
+        return read_stimuli(features, **roles)
+    stimuli = read_stimuli(features, **roles)
     stimuli.attrs = {k: v for k, v in stimuli.attrs.items() if k in ("features", "items")}
     return stimuli.drop_vars("text")
 
