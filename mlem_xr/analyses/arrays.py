@@ -23,6 +23,7 @@ from mlem_xr.schema import (
 )
 from mlem_xr.stimuli.files import read_stimuli
 from mlem_xr.stimuli.table import from_dataframe
+from mlem_xr.stimuli.targets import COLUMNS
 
 OWN = ("sentence", "unit")
 """Dimensions of a representation."""
@@ -230,6 +231,11 @@ def _stimuli(features: Any) -> xr.Dataset:
         features = pd.DataFrame(columns)
     if not isinstance(features, pd.DataFrame) or "sentence" in features.columns:
         return read_stimuli(features)
+    if targets := set(COLUMNS) & set(features.columns):
+        raise InputError(
+            f"features: {sorted(targets)[0]!r} names a word of a sentence; expected a column "
+            "'sentence', or another name: rename it"
+        )
     text = [str(row) for row in range(len(features))]
     stimuli = from_dataframe(features.assign(sentence=text), name="stimuli", items=items)
     stimuli.attrs = {k: v for k, v in stimuli.attrs.items() if k in ("features", "items")}
