@@ -32,6 +32,9 @@ ACTIVATION = (*REPRESENTATION, "sentence", "unit")
 POOLINGS = ("first-token", "mean", "last-token")
 """How token activations become one vector per sentence."""
 
+TARGET = "target"
+"""Pooling over the tokens of a word that the stimuli name."""
+
 FINAL_STEP = -1
 """The step of a network whose training step is final or not stated."""
 

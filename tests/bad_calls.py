@@ -1347,6 +1347,8 @@ KINDS: dict[str, Kind] = {
     "conditional": choice(False, True, "exact"),
     "correction": choice("fdr", "holm-sidak", None),
     "detail": FLAG,
+    "keep_weights": FLAG,
+    "truncate": FLAG,
     "distance": choice("euclidean", "manhattan", "norm_diff"),
     "eps": number("0", "0.5", "1", "1.0", "2**70"),
     "features": FEATURES,
@@ -1647,11 +1649,33 @@ KINDS: dict[str, Kind] = {
     "read_stimuli.source": TABLE_FILE
     + without_anything(changed(lambda w: w.table, TABLE_WRONG, TABLE_SAME))
     + without_anything(WHOLE_STIMULI),
+    "record.dtype": kind(
+        same={
+            "float32": (constant("float32"), constant("float32")),
+            "np.str_": (constant(np.str_("float32")), constant("float32")),
+        },
+        wrong={"float64": constant("float64"), "a dtype": constant(np.dtype("float32"))},
+    ),
+    "record.module": kind(
+        "None",
+        wrong={
+            "two numbers": constant("encoder.{layer}.{layer}"),
+            "no such module": constant("encoder.{layer}.nonsense"),
+        },
+    ),
     "record.device": kind("None", same={"cpu": (constant("cpu"), constant(None))}),
     "record.layer": several([1, 2], "None", "0", "1", slow=True),
     "record.model": NETWORK,
     "record.pooling": several(["mean", "last-token"], slow=True),
-    "record.revision": kind("None"),
+    "record.revision": kind(
+        "None",
+        wrong={
+            "of a folder": constant("main"),
+            "of steps of a folder": constant({1: "main"}),
+            "of no step": constant({"main": "main"}),
+            "of lists": constant({1: ["main"]}),
+        },
+    ),
     "record.seed": several([0], "0", "1", slow=True),
     "record.source": optional(NETWORK),
     "record.step": several([0], "None", "0", "1", "-1", "[None]", slow=True),

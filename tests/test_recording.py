@@ -198,6 +198,7 @@ def test_provenance(tmp_path, quietly, seeds_folder):
     assert first["tokenizer"] == {
         "class": "BertTokenizer",
         "add_special_tokens": True,
+        "truncate": False,
         "source": None,
         "largest_id": 61,
         "n_embeddings": 120,
@@ -319,7 +320,7 @@ def test_longest_sentence_fits_and_one_more_token_does_not(
     dots = "." * (most - n_special)
     quietly(folder, stimuli=networks.stimuli([*networks.SENTENCES, dots]))
     longer = networks.stimuli([*networks.SENTENCES, f"{dots}."])
-    message = rf"sentence in row 12, .*, has {most + 1} tokens .*; expected at most {most}$"
+    message = rf"1 of 12 sentences are too long .* in row 12, has {most + 1} tokens; .* {most},"
     with pytest.raises(InputError, match=message):
         quietly(folder, stimuli=longer, store=tmp_path / "other.zarr")
     assert not (tmp_path / "other.zarr").exists()

@@ -21,6 +21,7 @@ from mlem_xr.schema import (
     shown,
 )
 from mlem_xr.stimuli.files import read_stimuli
+from mlem_xr.stimuli.targets import COLUMNS
 
 OWN = ("sentence", "unit")
 """Dimensions of a representation."""
@@ -230,11 +231,18 @@ def _stimuli(features: Any, roles: Mapping[str, Any]) -> xr.Dataset:
     if isinstance(features, xr.Dataset) and "text" not in features.coords:
         check_features(features)
         text = [str(row) for row in range(features.sizes["sentence"])]
+        columns = list(features.coords)
         features = features.assign_coords(text=("sentence", np.array(text, dtype=object)))
     elif isinstance(features, pd.DataFrame) and "sentence" not in features.columns:
+        columns = list(features.columns)
         features = features.assign(sentence=[str(row) for row in range(len(features))])
     else:
         return read_stimuli(features, **roles)
+    if targets := set(COLUMNS) & set(columns):
+        raise InputError(
+            f"features: {sorted(targets)[0]!r} names a word of a sentence; expected a column "
+            "'sentence', or another name: rename it"
+        )
     stimuli = read_stimuli(features, **roles)
     stimuli.attrs = {k: v for k, v in stimuli.attrs.items() if k in ("features", "items")}
     return stimuli.drop_vars("text")

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import mlem_xr as mx
-from mlem_xr.cli.options import TypedPath, read_stimuli, with_roles
+from mlem_xr.cli.options import TypedPath, pairs, read_stimuli, with_roles
 from mlem_xr.cli.output import print_table, show_warning
 from mlem_xr.running.writing import check_path
 from mlem_xr.schema import (
@@ -21,6 +21,7 @@ from mlem_xr.schema import (
     NUMERIC,
     POOLINGS,
     REPRESENTATION,
+    InputError,
     columns_of_feature,
     kind_of,
 )
@@ -97,20 +98,46 @@ def _roles(table: xr.Dataset) -> str:
     help="Hub name or folder of the weights, in which {model}, {seed} and {step} are filled in; "
     "--model is then any label.",
 )
-@click.option("--revision", help="Revision on the hub.")
-@click.option("--pooling", multiple=True, help="first-token, mean or last-token. Repeatable.")
+@click.option(
+    "--revision",
+    multiple=True,
+    help="Revision on the hub, or STEP=REVISION for each step. Repeatable.",
+)
+@click.option(
+    "--pooling",
+    multiple=True,
+    help="first-token, mean, last-token or target: the word that a column of the stimuli names. "
+    "Repeatable.",
+)
 @click.option("--layer", type=int, multiple=True, help="0: embeddings. Repeatable.")
+@click.option(
+    "--module",
+    help="Record the outputs of these parts of the network, such as "
+    "encoder.layer.{layer}.attention.output.dense.",
+)
 @click.option(
     "--special-tokens/--no-special-tokens",
     default=True,
     help="Add the tokenizer's special tokens.",
 )
+@click.option("--truncate", is_flag=True, help="Cut sentences that are too long for the network.")
 @click.option("--tokenizer", help="Hub name or folder of the tokenizer, if not beside the weights.")
 @click.option(
     "--trust-remote-code", is_flag=True, help="Run the code that a network brings; read it first."
 )
 @click.option("--device", help="cpu, cuda, ...")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    help="What the network computes in: float32, bfloat16 or float16.",
+)
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Sentences per batch.")
+@click.option(
+    "--keep-weights/--no-keep-weights",
+    default=True,
+    help="Keep weights that are downloaded.",
+)
 @click.option("--overwrite", is_flag=True, help="Record again.")
 def record(source: str, weights: str | None, special_tokens: bool, **given: Any) -> None:
     """Record the activations of a network into a store."""
@@ -122,17 +149,32 @@ def record(source: str, weights: str | None, special_tokens: bool, **given: Any)
             seed=given["seed"] or 0,
             step=given["step"] or None,
             source=weights,
-            revision=given["revision"],
+            revision=_revision(given["revision"]),
             pooling=given["pooling"] or POOLINGS,
             layer=given["layer"] or None,
+            module=given["module"],
             add_special_tokens=special_tokens,
+            truncate=given["truncate"],
             tokenizer=given["tokenizer"],
             trust_remote_code=given["trust_remote_code"],
             device=given["device"],
+            dtype=given["dtype"],
             batch_size=given["batch_size"],
+            keep_weights=given["keep_weights"],
             overwrite=given["overwrite"],
         )
     )
+
+
+def _revision(words: tuple[str, ...]) -> Any:
+    """Return the one revision, or those of steps."""
+    if len(words) == 1 and "=" not in words[0]:
+        return words[0]
+    named = pairs("revision", words)
+    wrong = [step for step in named if not step.isdecimal()]
+    if wrong:
+        raise InputError(f"revision: found the step {wrong[0]!r}; expected a number")
+    return {int(step): name for step, name in named.items()} or None
 
 
 @click.command()
@@ -145,6 +187,8 @@ def info(store: str, detail: bool) -> None:
     click.echo(f"{data.attrs['stimuli']}: {data.sizes['sentence']} sentences; {features}")
     if "items" in data.attrs:
         click.echo(f"items: {', '.join(data.attrs['items'])}")
+    if "module" in data.attrs:
+        click.echo(f"module: {data.attrs['module']}")
     for dim in REPRESENTATION:
         click.echo(f"{dim}: {', '.join(map(_shown, data[dim].values))}")
     print_table(_recorded(data))

@@ -1,7 +1,7 @@
 """Where the weights of a checkpoint, (model, seed, step), are: a hub name or folder, a revision."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import product
 from os import fspath
 from pathlib import Path
@@ -151,15 +151,23 @@ def resolve_all(
     steps: Iterable[int | None],
     *,
     source: str | Path | None = None,
-    revision: str | None = None,
+    revision: str | Mapping[int, str] | None = None,
 ) -> list[Checkpoint]:
     """Find where the weights of every seed at every step are, each checkpoint once, seed by seed.
 
-    Two checkpoints that would have the same weights are refused.
+    `revision` may be a mapping of steps to names, all of which are meant where the only step is
+    None. Two checkpoints that would have the same weights are refused.
     """
+    names = _names_of_steps(revision) if isinstance(revision, Mapping) else None
+    same = None if isinstance(revision, Mapping) else revision
+    steps = list(steps)
+    if names is not None and steps == [None]:
+        steps = list(names)
     found: dict[tuple[str, str | None], Checkpoint] = {}
     for seed, step in product(seeds, steps):
-        checkpoint = resolve(model, seed, step, source=source, revision=revision)
+        at = FINAL_STEP if step is None else step
+        name = same if names is None else names[choose("step: of revision", at, names)]
+        checkpoint = resolve(model, seed, step, source=source, revision=name)
         first = found.setdefault((checkpoint.source, checkpoint.revision), checkpoint)
         if first != checkpoint:
             raise InputError(
@@ -167,6 +175,16 @@ def resolve_all(
                 "expected a source or revision with {seed} or {step}"
             )
     return list(found.values())
+
+
+def _names_of_steps(revision: Mapping[Any, Any]) -> dict[int, str]:
+    """Return the revision of each step; None stands for the final one."""
+    if not revision:
+        raise InputError("revision: an empty mapping; expected names by step")
+    return {
+        check_step("revision", FINAL_STEP if step is None else step): check_text("revision", name)
+        for step, name in revision.items()
+    }
 
 
 def known_seeds(model: str) -> list[int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlem_xr.networks.checkpoints import Checkpoint
+from mlem_xr.networks.modules import find_modules
 from mlem_xr.networks.tokens import Tokens, encode, find_file, load_tokenizer
 from mlem_xr.networks.trust import check_own_code, names_of_code
 from mlem_xr.schema import InputError, listed, warn
@@ -46,6 +47,8 @@ class Network(NamedTuple):
     missing: dict[str, Any]
     """Weights of it that the files lack; they are NaN."""
     provenance: dict[str, Any]
+    modules: dict[int, Any]
+    """Its parts that are recorded, by their number; none: its hidden states are."""
 
     def lacking(self) -> InputError:
         """Return the error that names weights which are not there."""
@@ -82,12 +85,21 @@ def load(
     checkpoint: Checkpoint,
     sentences: list[str],
     *,
+    rows: list[int],
     tokenizer: str | None,
     add_special_tokens: bool,
+    truncate: bool,
+    characters: bool,
     trust_remote_code: bool,
     device: str | None,
+    dtype: str,
+    module: str | None,
 ) -> tuple[Network, Tokens]:
-    """Load a tokenizer, then the network, and encode the sentences for it."""
+    """Load a tokenizer, then the network, and encode the sentences for it.
+
+    `rows` has the number of each sentence, for errors; `characters` says whether the places of the
+    tokens in the sentences are needed.
+    """
     torch, transformers = _import_models()
     place = _place(torch, device)
     files = _find("model", checkpoint.source, checkpoint.revision, trust_remote_code)
@@ -97,11 +109,14 @@ def load(
     with _loading(others, "a tokenizer"), _quiet(transformers):
         found = load_tokenizer(others.source, others.where, sentences, trust_remote_code)
     with _loading(files, "a network"), _quiet(transformers):
-        network = _load(checkpoint, files, settings, place)
+        network = _load(checkpoint, files, settings, place, dtype, module)
     with _loading(others, "a tokenizer"), _quiet(transformers):
         tokens = encode(
             *(found, network.model, sentences),
             add_special_tokens=add_special_tokens,
+            rows=rows,
+            truncate=truncate,
+            characters=characters,
             source=others.source,
         )
     return network, tokens
@@ -125,13 +140,21 @@ def _settings(files: _Files) -> dict[str, Any]:
     return settings
 
 
-def _load(checkpoint: Checkpoint, files: _Files, settings: dict[str, Any], place: Any) -> Network:
+def _load(
+    checkpoint: Checkpoint,
+    files: _Files,
+    settings: dict[str, Any],
+    place: Any,
+    dtype: str,
+    module: str | None,
+) -> Network:
     import torch
     import transformers
 
     options = files.where | {"trust_remote_code": files.trust_remote_code}
     config = transformers.AutoConfig.from_pretrained(files.source, **options)
-    options |= {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    kind = getattr(torch, dtype)
+    options |= {"config": config, "dtype": kind, "output_loading_info": True}
     options |= {"ignore_mismatched_sizes": True}
     whole, report, missing = _load_weights(_kind(files, config), files.source, options)
     part, model = _reader(whole)
@@ -142,15 +165,16 @@ def _load(checkpoint: Checkpoint, files: _Files, settings: dict[str, Any], place
         # They hold random numbers now, which must not pass for trained weights.
         if name in missing and weights.is_floating_point():
             weights.fill_(torch.nan)
-    for module in whole.modules():
+    for each in whole.modules():
         # Decoders would keep the keys and values of all tokens, to go on from there.
-        if isinstance(getattr(module, "config", None), transformers.PreTrainedConfig):
-            module.config.use_cache = False
+        if isinstance(getattr(each, "config", None), transformers.PreTrainedConfig):
+            each.config.use_cache = False
     provenance = {
         "source": checkpoint.source,
         "revision": checkpoint.revision,
         "commit": files.commit,
         "network": {"class": type(whole).__name__, "part": part},
+        **{"module": module, "dtype": dtype},
         "own_code": names_of_code(settings.get("auto_map")),
         "trust_remote_code": files.trust_remote_code,
         "configuration_hash": _configuration_hash(settings),
@@ -162,6 +186,7 @@ def _load(checkpoint: Checkpoint, files: _Files, settings: dict[str, Any], place
     if not hasattr(model, "config"):
         model.config = whole.config
     model = model.to(place).eval()
+    modules = {} if module is None else find_modules(model, module)
     prefix = f"{part}." if part else ""
     there = {f"{prefix}{name}": weights for name, weights in model.state_dict().items()}
     lacks = {
@@ -169,11 +194,11 @@ def _load(checkpoint: Checkpoint, files: _Files, settings: dict[str, Any], place
         for name, weights in there.items()
         if name in missing and not name.endswith(_CONSTANTS)
     }
-    return Network(checkpoint, model, place, lacks, provenance)
+    return Network(checkpoint, model, place, lacks, provenance, modules)
 
 
 def _load_weights(kind: Any, source: str, options: dict[str, Any]) -> tuple[Any, Any, set[str]]:
-    """Load a network in single precision; return it, the report, and names of missing weights.
+    """Load a network; return it, the report, and names of missing weights.
 
     Some networks are loaded without a word about weights that they may lack. Of those, a second
     time shows which are random; the others are constants.
@@ -184,7 +209,7 @@ def _load_weights(kind: Any, source: str, options: dict[str, Any]) -> tuple[Any,
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             whole, report = kind.from_pretrained(source, **options)
-        return whole.float(), report
+        return whole.to(options["dtype"]), report
 
     whole, report = load(0)
     missing = set(report["missing_keys"])

@@ -5,11 +5,14 @@ torch and transformers are imported only where a network runs.
 
 import inspect
 import logging
+import math
+import os
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import fspath
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,12 +20,16 @@ import xarray as xr
 
 from mlem_xr.kernels.distances import is_constant
 from mlem_xr.networks.checkpoints import Checkpoint, resolve_all
+from mlem_xr.networks.downloads import weights_of
 from mlem_xr.networks.loading import Network, first_line, load
+from mlem_xr.networks.modules import check_module, watched
 from mlem_xr.networks.pooling import pool
+from mlem_xr.networks.tokens import Tokens, tokens_of
 from mlem_xr.running.progress import progress_bar, resumable
 from mlem_xr.schema import (
     CHECKPOINT,
     POOLINGS,
+    TARGET,
     InputError,
     among,
     check_bool,
@@ -37,17 +44,44 @@ from mlem_xr.schema import (
     warn,
 )
 from mlem_xr.stimuli import read_stimuli
+from mlem_xr.stimuli.targets import target_spans
 from mlem_xr.store import activations as stored
 from mlem_xr.store.address import store_path
 
 _CHECKED = 8
 """Sentences that show whether activations depend on weights that are not there."""
 
-_CLOSE = 1e-4
+_CLOSE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.1}
 """Relative difference up to which activations in a batch are those alone, but for rounding."""
+
+_MOST_IN_MEMORY = 2**28
+"""Bytes of the activations of a checkpoint that are kept in memory until they are written."""
 
 Inputs = dict[str, list[list[int]]]
 """Name of an input to the tokens of each sentence, neither padded nor truncated."""
+
+_BEFORE = {"dtype": "float32", "module": None}
+"""What provenance that does not say it means."""
+
+
+class _Asked(NamedTuple):
+    """What is recorded of every network."""
+
+    texts: list[str]
+    """The distinct sentences."""
+    which: np.ndarray
+    """The position of each sentence's text."""
+    spans: list[tuple[int, int]] | None
+    """The characters of each sentence's target, if they are needed."""
+    poolings: list[str]
+    layers: list[int] | None
+    batch_size: int
+
+    @property
+    def rows(self) -> list[int]:
+        """Return the first row of the table that has each text."""
+        return (np.unique(self.which, return_index=True)[1] + 1).tolist()
+
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +94,18 @@ def record(
     seed: int | Iterable[int] = 0,
     step: int | None | Iterable[int | None] = None,
     source: str | Path | None = None,
-    revision: str | None = None,
+    revision: str | Mapping[int, str] | None = None,
     pooling: str | Iterable[str] = POOLINGS,
     layer: int | Iterable[int] | None = None,
+    module: str | None = None,
     add_special_tokens: bool = True,
+    truncate: bool = False,
     tokenizer: str | Path | None = None,
     trust_remote_code: bool = False,
     device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     batch_size: int = 64,
+    keep_weights: bool = True,
     overwrite: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -91,13 +129,22 @@ def record(
         their step where it is known, as in a published series, and otherwise under -1.
     source, revision : str, optional
         Where the weights are: a hub name or folder, and a branch, tag or commit on the hub;
-        `{model}`, `{seed}` and `{step}` are filled in.
+        `{model}`, `{seed}` and `{step}` are filled in. `revision` may be a mapping of steps to
+        names, as in ``{1000: "step1000-tokens4B"}``; without `step` all of them are recorded.
     pooling : str or iterable of str
-        `"first-token"`, `"mean"` (over all tokens, special ones included), `"last-token"`.
+        `"first-token"`, `"mean"` (over all tokens, special ones included), `"last-token"`, and
+        `"target"`: the mean over the tokens of the word that a sentence is about, which a column of
+        the stimuli names (see `read_stimuli`). A text that several sentences have is run once.
     layer : int or iterable of int, optional
         Layers to record, 1 being the first block and 0 the embeddings; None: all blocks.
+    module : str, optional
+        Record the outputs of these parts of the network instead of its hidden states: a name such
+        as `"encoder.layer.{layer}.attention.output.dense"`. Layers are the numbers in the place of
+        `{layer}`, as the network counts them: mostly from 0. A store holds outputs of one name.
     add_special_tokens : bool
         Whether the tokenizer adds the tokens that the network was trained with, such as `[CLS]`.
+    truncate : bool
+        Cut sentences that are longer than the network can take, which are an error otherwise.
     tokenizer : str or Path, optional
         Hub name or folder of the tokenizer; by default the tokenizer beside the weights.
     trust_remote_code : bool
@@ -105,8 +152,12 @@ def record(
         It can do whatever you can: read it first.
     device : str, optional
         A torch device such as `"cpu"` or `"cuda:1"`; None: the GPU if there is one.
+    dtype : {"float32", "bfloat16", "float16"}
+        What the network computes in; float32 is stored in any case.
     batch_size : int
         Sentences per forward pass.
+    keep_weights : bool
+        If False, weights that this call downloads from the hub are removed when it has run them.
     overwrite : bool
         Record again what the store already holds.
     progress : bool
@@ -147,9 +198,15 @@ def record(
     mlem_xr.schema.InputError: batch_size: found 0; expected an integer of at least 1
     """
     store = store_path(store)
-    poolings = several("pooling", pooling, among(POOLINGS))
+    poolings = several("pooling", pooling, among((*POOLINGS, TARGET)))
     layers = None if layer is None else several("layer", layer, check_layer)
     seeds, steps = several("seed", seed, check_seed), several("step", step, _check_step)
+    module = None if module is None else check_module("module", module)
+    dtype = choose("dtype", dtype, _CLOSE)
+    truncate, keep_weights = (
+        check_bool("truncate", truncate),
+        check_bool("keep_weights", keep_weights),
+    )
     add_special_tokens = check_bool("add_special_tokens", add_special_tokens)
     trust_remote_code = check_bool("trust_remote_code", trust_remote_code)
     overwrite, progress = check_bool("overwrite", overwrite), check_bool("progress", progress)
@@ -161,10 +218,13 @@ def record(
         device = check_text("device", device, "a torch device such as 'cpu' or 'cuda'")
     checkpoints = resolve_all(model, seeds, steps, source=source, revision=revision)
     stimuli = read_stimuli(stimuli)
-    sentences = stimuli["text"].values.tolist()
+    which, texts = pd.factorize(stimuli["text"].values)
+    spans = target_spans(stimuli) if TARGET in poolings else None
+    asked = _Asked(texts.tolist(), which, spans, poolings, layers, batch_size)
     if store.exists():
         # Other stimuli are refused before a network is loaded.
         stored.create_store(stimuli, store, pooling=poolings)
+        stored.check_module_of(store, module)
 
     labels = {dim: [checkpoint.labels[dim] for checkpoint in checkpoints] for dim in CHECKPOINT}
     missing = set(stored.missing_checkpoints(store, **labels))
@@ -174,8 +234,9 @@ def record(
     ]
     for checkpoint, status in zip(checkpoints, statuses, strict=True):
         if status == "skipped":
-            asked = {"source": _text(tokenizer), "add_special_tokens": add_special_tokens}
-            _check_skipped(store, checkpoint, asked, trust_remote_code, poolings, layers)
+            of_tokens = {"source": _text(tokenizer), "add_special_tokens": add_special_tokens}
+            options = {"dtype": dtype, "module": module, "truncate": truncate}
+            _check_skipped(store, checkpoint, of_tokens, options, trust_remote_code, asked)
             logger.info("skipped %s: %s holds it already", checkpoint, store)
     total = statuses.count("recorded") * stimuli.sizes["sentence"]
     shown, written = progress and total > 0, 0
@@ -196,26 +257,36 @@ def record(
                 bar.update(stimuli.sizes["sentence"])
                 continue
             bar.set_postfix_str(str(checkpoint))
-            network, tokens = load(
-                *(checkpoint, sentences),
-                tokenizer=_text(tokenizer),
-                add_special_tokens=add_special_tokens,
-                trust_remote_code=trust_remote_code,
-                device=device,
-            )
-            activation = _run(network, tokens.inputs, poolings, layers, batch_size, bar.update)
+            with weights_of(checkpoint, keep=keep_weights):
+                network, tokens = load(
+                    *(checkpoint, asked.texts),
+                    rows=asked.rows,
+                    tokenizer=_text(tokenizer),
+                    add_special_tokens=add_special_tokens,
+                    truncate=truncate,
+                    characters=spans is not None,
+                    trust_remote_code=trust_remote_code,
+                    device=device,
+                    dtype=dtype,
+                    module=module,
+                )
+                activation = _run(network, tokens, asked, store, bar.update)
+                provenance = network.provenance
+                del network
             stored.create_store(stimuli, store, pooling=poolings)
+            stored.settle_module(store, module)
             stored.write_checkpoint(
                 store,
                 activation,
                 **checkpoint.labels,
                 provenance={
-                    **network.provenance,
+                    **provenance,
                     "tokenizer": tokens.provenance | {"source": _text(tokenizer)},
                     **{"pooling": poolings, "layer": layers},
                 },
                 overwrite=overwrite,
             )
+            del activation
             written += 1
             logger.info("recorded %s in %s", checkpoint, store)
     return pd.DataFrame(checkpoints, columns=Checkpoint._fields).assign(status=statuses)
@@ -229,68 +300,96 @@ def _check_skipped(
     store: Path,
     checkpoint: Checkpoint,
     tokenizer: dict[str, Any],
+    options: dict[str, Any],
     trust_remote_code: bool,
-    poolings: list[str],
-    layers: list[int] | None,
+    asked: _Asked,
 ) -> None:
     """Refuse to skip a checkpoint that was recorded otherwise than it is asked for now."""
-    found = stored.read_provenance(store, **checkpoint.labels)
+    found = _BEFORE | stored.read_provenance(store, **checkpoint.labels)
+    # Where nothing was cut, it makes no difference whether it might have been.
+    cut = bool(found.get("tokenizer", {}).get("n_truncated"))
+    found["truncate"] = options["truncate"] or cut
     held = found.get("layer")
     tokens = found.get("tokenizer", {})
     same = (
         found.get("source") == checkpoint.source
         and found.get("revision") == checkpoint.revision
         and {name: tokens.get(name) for name in tokenizer} == tokenizer
+        and {name: found[name] for name in options} == options
         and (not found.get("own_code") or found.get("trust_remote_code") == trust_remote_code)
-        and set(poolings) <= set(found.get("pooling", poolings))
-        and (held is None or (layers is not None and set(layers) <= set(held)))
+        and set(asked.poolings) <= set(found.get("pooling", asked.poolings))
+        and (held is None or (asked.layers is not None and set(asked.layers) <= set(held)))
     )
     if not same:
         raise InputError(
             f"model: {checkpoint} is recorded from {found.get('source')!r} with other options "
             f"(poolings {found.get('pooling')}, layers {held or 'all'}, special tokens "
-            f"{tokens.get('add_special_tokens')}, tokenizer {tokens.get('source') or 'its own'}, "
+            f"{tokens.get('add_special_tokens')}, truncate {cut}, "
+            f"tokenizer {tokens.get('source') or 'its own'}, dtype {found['dtype']}, "
             f"trust_remote_code {found.get('trust_remote_code', False)}); "
             "expected the same, another `model` label with `source=`, or overwrite=True"
         )
 
 
 def _run(
-    network: Network,
-    inputs: Inputs,
-    pooling: Sequence[str],
-    layers: Sequence[int] | None,
-    batch_size: int,
-    advance: Callable[[int], None],
+    network: Network, tokens: Tokens, asked: _Asked, folder: Path, advance: Callable[[int], None]
 ) -> xr.DataArray:
     """Compute the activations (pooling, layer, sentence, unit) of all sentences, in float32.
 
     Layers may be of different widths: units beyond that of a layer are NaN.
     """
-    n_sentences = len(inputs["input_ids"])
+    targets = None
+    if asked.spans is not None:
+        spans = zip(asked.which.tolist(), asked.spans, strict=True)
+        targets = tokens_of(spans, tokens, asked.texts)
+    sentences = [np.flatnonzero(asked.which == i) for i in range(len(asked.texts))]
     values = np.empty(0)
-    for rows, hidden in _states(network, inputs, batch_size):
-        layers = range(1, len(hidden)) if layers is None else layers
-        chosen = [hidden[choose("layer", layer, range(len(hidden)))] for layer in layers]
+    layers: list[int] = []
+    for texts, hidden in _states(network, tokens.inputs, asked.batch_size):
+        layers = asked.layers or [n for n in hidden if n > 0 or network.modules]
+        chosen = [hidden[choose("layer", layer, hidden)] for layer in layers]
         if not values.size:
             widest = max(states.shape[-1] for states in chosen)
-            shape = (len(pooling), len(chosen), n_sentences, widest)
-            values = np.full(shape, np.nan, np.float32)
+            shape = (len(asked.poolings), len(chosen), len(asked.which), widest)
+            values = _room(shape, folder)
+        rows = np.concatenate([sentences[i] for i in texts])
+        place = np.repeat(np.arange(len(texts)), [sentences[i].size for i in texts])
+        own = None if targets is None else [targets[row] for row in rows]
         for i, states in enumerate(chosen):
-            for p, name in enumerate(pooling):
-                values[p, i, rows, : states.shape[-1]] = pool(states, name).cpu().numpy()
+            for p, name in enumerate(asked.poolings):
+                pooled = pool(states.float(), name, place.tolist(), own)
+                values[p, i, rows, : states.shape[-1]] = pooled.cpu().numpy()
         advance(len(rows))
     width = [states.shape[-1] for states in chosen]
-    found = [(p, i) for p in range(len(pooling)) for i in range(len(chosen))]
-    parts = {(p, i): values[p, i, :, : width[i]] for p, i in found}
-    named = {(p, i): f"pooling={pooling[p]}, layer={list(layers or [])[i]}" for p, i in found}
-    _check_finite(network, {named[k]: part for k, part in parts.items()})
-    _warn_of_constant(network, {named[k]: part for k, part in parts.items()})
+    found = [(p, i) for p in range(len(asked.poolings)) for i in range(len(chosen))]
+    parts = {
+        f"pooling={asked.poolings[p]}, layer={layers[i]}": values[p, i, :, : width[i]]
+        for p, i in found
+    }
+    _check_finite(network, parts)
+    _warn_of_constant(network, parts)
     return xr.DataArray(
         values,
         dims=("pooling", "layer", "sentence", "unit"),
-        coords={"pooling": list(pooling), "layer": list(layers or [])},
+        coords={"pooling": asked.poolings, "layer": layers},
     )
+
+
+def _room(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+    """Return an array of NaN: in memory, or if it is large in a file without a name.
+
+    The file lies beside the store, where as much room is needed anyway.
+    """
+    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    if size <= _MOST_IN_MEMORY:
+        return np.full(shape, np.nan, np.float32)
+    with TemporaryFile(dir=next(path for path in folder.parents if path.exists())) as file:
+        # A full disk is an error here, and not the end of the process later.
+        os.posix_fallocate(file.fileno(), 0, size)
+        values = np.memmap(file, np.float32, "r+", shape=shape)
+    for layer in values.reshape(-1, *shape[2:]):
+        layer[:] = np.nan
+    return values
 
 
 def _check_finite(network: Network, parts: dict[str, np.ndarray]) -> None:
@@ -317,7 +416,7 @@ def _warn_of_constant(network: Network, parts: dict[str, np.ndarray]) -> None:
 
 def _states(
     network: Network, inputs: Inputs, batch_size: int
-) -> Iterator[tuple[np.ndarray, Sequence[Any]]]:
+) -> Iterator[tuple[np.ndarray, dict[int, Any]]]:
     """Yield the rows of a batch and their hidden states, until all sentences had their turn.
 
     One sentence of the largest batch is run alone too: should a network mix over the sentences of a
@@ -327,9 +426,10 @@ def _states(
     _check_missing(network, inputs, first[:_CHECKED])
     hidden = _forward(network, inputs, first)
     alone = _forward(network, inputs, first[-1:])
-    if _are_close([states[-1:] for states in hidden], alone):
+    last = {layer: states[-1:] for layer, states in hidden.items()}
+    if _are_close(network, last, alone):
         yield first, hidden
-    elif _are_close(_forward(network, inputs, first[-1:]), alone):
+    elif _are_close(network, _forward(network, inputs, first[-1:]), alone):
         warn(
             f"model: {network.checkpoint} gives a sentence other activations in a batch than "
             "alone; every sentence is run alone"
@@ -340,6 +440,7 @@ def _states(
             f"model: {network.checkpoint} ({type(network.model).__name__}) gives the same "
             "sentence other activations each time; expected a network without randomness"
         )
+    del hidden, alone, last
     yield from ((rows, _forward(network, inputs, rows)) for rows in others)
 
 
@@ -361,23 +462,26 @@ def _check_missing(network: Network, inputs: Inputs, rows: np.ndarray) -> None:
     found = _forward(network, inputs, rows)
     for weights in network.missing.values():
         weights.fill_(torch.nan)
-    if not _are_close(found, expected):
+    if not _are_close(network, found, expected):
         raise network.lacking()
 
 
-def _are_close(found: Sequence[Any], expected: Sequence[Any]) -> bool:
-    """Whether the hidden states of all layers are the same, but for rounding."""
+def _are_close(network: Network, found: dict[int, Any], expected: dict[int, Any]) -> bool:
+    """Whether the activations of all layers are the same, but for rounding."""
     import torch
 
+    close = _CLOSE[network.provenance["dtype"]]
+
     def is_close(one: Any, other: Any) -> bool:
+        one, other = one.float(), other.float()
         size = float(other.nan_to_num().abs().median())
-        return torch.allclose(one, other, rtol=_CLOSE, atol=_CLOSE * size, equal_nan=True)
+        return torch.allclose(one, other, rtol=close, atol=close * size, equal_nan=True)
 
-    return all(map(is_close, found, expected))
+    return all(is_close(found[layer], expected[layer]) for layer in expected)
 
 
-def _forward(network: Network, inputs: Inputs, rows: np.ndarray) -> list[Any]:
-    """Return the hidden states (sentence, token, unit) of all layers."""
+def _forward(network: Network, inputs: Inputs, rows: np.ndarray) -> dict[int, Any]:
+    """Return the activations (sentence, token, unit) of all layers, by their number."""
     import torch
 
     model = network.model
@@ -388,9 +492,9 @@ def _forward(network: Network, inputs: Inputs, rows: np.ndarray) -> list[Any]:
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         batch = {name: tensor for name, tensor in batch.items() if name in taken}
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), watched(network.modules) as seen:
             batch = {name: tensor.to(network.place) for name, tensor in batch.items()}
-            states = model(**batch, output_hidden_states=True).hidden_states
+            output = model(**batch, output_hidden_states=not network.modules)
     except Exception as error:
         if network.missing:
             raise network.lacking() from error
@@ -401,16 +505,32 @@ def _forward(network: Network, inputs: Inputs, rows: np.ndarray) -> list[Any]:
             f"tokens of shape {shape}; expected an encoder or decoder of sentences "
             f"({type(error).__name__}: {first_line(error)})"
         ) from error
-    found = [tuple(getattr(layer, "shape", ())) for layer in states or ()]
+    if network.modules:
+        states = _seen(network, seen)
+    else:
+        states = dict(enumerate(output.hidden_states or ()))
+    found = [tuple(getattr(layer, "shape", ())) for layer in states.values()]
     if not found or any(len(one) < 3 or one[:2] != shape for one in found):
         shapes = textwrap.shorten(", ".join(map(str, dict.fromkeys(found))), 100) or "no shape"
+        what = "outputs of its module" if network.modules else "hidden states"
         raise InputError(
-            f"model: {network.provenance['source']!r} ({type(model).__name__}) has hidden "
-            f"states of {shapes} for tokens of {shape}; expected one vector per token in every "
+            f"model: {network.provenance['source']!r} ({type(model).__name__}) has {what} "
+            f"of {shapes} for tokens of {shape}; expected one vector per token in every "
             "layer"
         )
     # Some networks keep several vectors for each token, side by side.
-    return [layer.flatten(2) for layer in states]
+    return {layer: one.flatten(2) for layer, one in states.items()}
+
+
+def _seen(network: Network, seen: dict[int, list[Any]]) -> dict[int, Any]:
+    """Return the one output of every module in a forward pass."""
+    for number, outputs in seen.items():
+        if len(outputs) != 1:
+            raise InputError(
+                f"module: {network.provenance['module']!r} with {number} is run {len(outputs)} "
+                "times for a sentence; expected one that is run once"
+            )
+    return {number: one for number, (one,) in seen.items()}
 
 
 def _batches(inputs: Inputs, batch_size: int) -> list[np.ndarray]:

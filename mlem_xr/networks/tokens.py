@@ -1,6 +1,7 @@
 """Sentences -> the tokens that a network was trained with, or an error that says why not."""
 
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ class Tokens(NamedTuple):
 
     inputs: dict[str, list[list[int]]]
     """Name of an input of the network to the tokens of each sentence, as long as it is."""
+    characters: list[list[tuple[int, int]]] | None
+    """The first character of each token, and the one after its last, where they were asked for."""
     provenance: dict[str, Any]
     """Which tokenizer made them, and how they look."""
 
@@ -57,17 +60,36 @@ def load_tokenizer(
 
 
 def encode(
-    tokenizer: Any, model: Any, sentences: list[str], *, add_special_tokens: bool, source: str
+    tokenizer: Any,
+    model: Any,
+    sentences: list[str],
+    *,
+    add_special_tokens: bool,
+    source: str,
+    rows: Sequence[int] | None = None,
+    truncate: bool = False,
+    characters: bool = False,
 ) -> Tokens:
     """Encode sentences for a network, and check that they can be what it was trained with.
+
+    Sentences that are too long are cut if `truncate` says so.
 
     Raises `InputError` if a sentence has no tokens or too many, a token has no embedding, or most
     are unknown; warns of unknown words, and of different sentences with the same tokens.
     """
-    options = {"add_special_tokens": add_special_tokens, "padding": False, "truncation": False}
-    encoded = tokenizer(sentences, **options, verbose=False)
+    options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "padding": False}
+    most = _most_tokens(model, tokenizer)
+    length = {"truncation": True, "max_length": most} if truncate else {"truncation": False}
+    if characters and not tokenizer.is_fast:
+        raise InputError(
+            f"pooling: 'target' needs a tokenizer that says which characters a token is; "
+            f"{type(tokenizer).__name__} of {source!r} does not; expected a fast one, as tokenizer="
+        )
+    options |= {"return_offsets_mapping": characters, "verbose": False}
+    encoded = tokenizer(sentences, **options, **length)
     ids = encoded["input_ids"]
-    _check_lengths(ids, sentences, _most_tokens(model, tokenizer), source)
+    numbers = range(1, len(ids) + 1) if rows is None else rows
+    _check_lengths(ids, sentences, most, source, numbers)
     largest = max(map(max, ids))
     n_embeddings = _n_embeddings(model)
     if n_embeddings is not None and largest >= n_embeddings:
@@ -80,15 +102,39 @@ def encode(
     names = ["input_ids", *(["token_type_ids"] if _has_token_types(model) else [])]
     return Tokens(
         {name: encoded[name] for name in names if name in encoded},
+        encoded["offset_mapping"] if characters else None,
         {
             "class": type(tokenizer).__name__,
             "add_special_tokens": add_special_tokens,
+            "truncate": truncate,
+            **({"n_truncated": _n_longer(tokenizer, sentences, options, most)} if truncate else {}),
             "largest_id": largest,
             "n_embeddings": n_embeddings,
             "share_of_unknown": round(unknown, 4),
             "n_distinct": len({tuple(one) for one in ids}),
         },
     )
+
+
+def tokens_of(
+    spans: Iterable[tuple[int, tuple[int, int]]], tokens: Tokens, sentences: list[str]
+) -> list[list[int]]:
+    """Return the tokens that share characters with parts of sentences.
+
+    Each span is the position of a sentence and its first character and the one after the last.
+    """
+    assert tokens.characters is not None
+    found = []
+    for row, (which, (start, end)) in enumerate(spans, 1):
+        places = tokens.characters[which]
+        own = [i for i, (a, b) in enumerate(places) if max(a, start) < min(b, end)]
+        if not own:
+            raise InputError(
+                f"stimuli: the target in row {row}, {sentences[which][start:end]!r}, has no "
+                "tokens; expected a part of the sentence that the tokenizer keeps"
+            )
+        found.append(own)
+    return found
 
 
 def _from_auto(source: str, where: dict[str, Any], trust_remote_code: bool) -> Any:
@@ -137,14 +183,30 @@ def _check_files(tokenizer: Any, source: str, where: dict[str, str]) -> None:
         )
 
 
-def _check_lengths(ids: list[list[int]], sentences: list[str], most: int, source: str) -> None:
-    for row, (sentence, tokens) in enumerate(zip(sentences, ids, strict=True), 1):
-        if not 0 < len(tokens) <= most:
-            expected = f"at most {most}" if tokens else "at least one, or add_special_tokens=True"
-            raise InputError(
-                f"stimuli: the sentence in row {row}, {textwrap.shorten(sentence, 60)!r}, has "
-                f"{len(tokens)} tokens for {source!r}; expected {expected}"
-            )
+def _check_lengths(
+    ids: list[list[int]], sentences: list[str], most: int, source: str, rows: Sequence[int]
+) -> None:
+    lengths = [len(tokens) for tokens in ids]
+    if min(lengths) == 0:
+        i = lengths.index(0)
+        raise InputError(
+            f"stimuli: the sentence in row {rows[i]}, {textwrap.shorten(sentences[i], 60)!r}, "
+            f"has 0 tokens for {source!r}; expected at least one, or add_special_tokens=True"
+        )
+    longer = [i for i, n in enumerate(lengths) if n > most]
+    if longer:
+        i = max(longer, key=lambda i: lengths[i])
+        raise InputError(
+            f"stimuli: {len(longer)} of {len(ids)} sentences are too long for {source!r}; the "
+            f"longest, {textwrap.shorten(sentences[i], 60)!r} in row {rows[i]}, has "
+            f"{lengths[i]} tokens; expected at most {most}, or truncate=True"
+        )
+
+
+def _n_longer(tokenizer: Any, sentences: list[str], options: dict[str, Any], most: int) -> int:
+    """Count the sentences that have more tokens than a network takes."""
+    ids = tokenizer(sentences, **options, truncation=False)["input_ids"]
+    return sum(len(tokens) > most for tokens in ids)
 
 
 def _most_tokens(model: Any, tokenizer: Any) -> int:

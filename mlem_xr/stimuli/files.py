@@ -67,7 +67,10 @@ def read_stimuli(
     items : str or iterable of str, optional
         Columns that say what a sentence is made of, such as its noun or its verb: they are kept and
         are no features. Bundled sets have some already, and grammars and Datasets may; these are
-        added to them.
+        added to them. So are columns that say which word a sentence is about, for
+        ``record(pooling="target")``: `target`, the word, which is in the sentence just once, or
+        `target_start` and `target_end`, its first character, counted from 0, and the one after
+        its last.
     numeric : str or iterable of str, optional
         Features whose numbers are measurements, such as lengths or frequencies: two sentences are
         ``|z_i - z_j| / (max z - min z)`` apart. Other features are categorical, whatever their

@@ -20,6 +20,7 @@ from mlem_xr.schema import (
     warn,
 )
 from mlem_xr.stimuli.table import Codes, declared_items, feature_values, to_codes
+from mlem_xr.stimuli.targets import ENDS
 
 _SHARED = 0.5
 """Share of the sentences that have an item in common with another one, in a column of which it says
@@ -63,7 +64,8 @@ def warn_of_undeclared_items(
     """
     codes = Codes(data) if codes is None else codes
     coarsest = sorted(check_items(data), key=lambda column: codes[column].max())
-    columns = [column for column in coarsest if _is_shared(codes[column])]
+    # Places of a word are no items that words could belong to.
+    columns = [c for c in coarsest if c not in ENDS and _is_shared(codes[c])]
     found: dict[str, str] = {}
     for feature in features:
         if feature not in items:

@@ -32,6 +32,7 @@ from mlem_xr.schema import (
     shown,
     warn,
 )
+from mlem_xr.stimuli.targets import COLUMNS, check_targets
 
 _MOST_LEVELS = 20
 """Different numbers of a feature that is a measurement rather than a class."""
@@ -70,7 +71,9 @@ def checked(
     """
     table = table.set_axis([_column_name(column) for column in table.columns], axis=1)
     columns = [column for column in table.columns if column != "sentence"]
-    chosen = {choose("items", item, columns) for item in items}
+    # Which word a sentence is about is no feature, whoever says so.
+    targets = [column for column in COLUMNS if column in columns]
+    chosen = {choose("items", item, columns) for item in [*items, *targets]}
     others = [column for column in columns if column not in chosen]
     kinds = _kinds(others, numeric, vector)
     features = list(dict.fromkeys(kinds[c].get("vector", c) if c in kinds else c for c in others))
@@ -89,6 +92,7 @@ def checked(
     stimuli = xr.Dataset(coords={"sentence": np.arange(len(table)), **coordinates})
     for feature in belongs.keys() & set(features):
         stimuli[columns_of_feature(stimuli, feature)[0]].attrs["item"] = belongs[feature]
+    check_targets(stimuli)
     stimuli.attrs = {"stimuli": name, "features": features}
     if chosen:
         stimuli.attrs["items"] = [column for column in columns if column in chosen]
@@ -274,7 +278,8 @@ def _check_table(table: pd.DataFrame, features: list[str], columns: list[str]) -
 def warn_of_oddities(stimuli: xr.Dataset) -> None:
     """Warn of sentences that repeat an earlier one, and of features that are measurements."""
     text = pd.Series(stimuli["text"].values)
-    again = text[text.duplicated()]
+    targets = {name: stimuli[name].values for name in COLUMNS if name in stimuli.coords}
+    again = text[pd.DataFrame({"text": text, **targets}).duplicated()]
     if len(again):
         warn(
             f"stimuli: {len(again)} sentences repeat an earlier one, for example {again.iloc[0]!r}"

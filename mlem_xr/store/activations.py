@@ -20,6 +20,7 @@ from mlem_xr.schema import (
     CHECKPOINT,
     POOLINGS,
     REPRESENTATION,
+    TARGET,
     InputError,
     among,
     check_items,
@@ -110,7 +111,7 @@ def create_store(
     >>> create_store(table, tempfile.mkdtemp() + "/short.zarr").name
     'short.zarr'
     """
-    poolings = several("pooling", pooling, among(POOLINGS))
+    poolings = several("pooling", pooling, among((*POOLINGS, TARGET)))
     return make_store(stimuli, store_path(store), poolings)
 
 
@@ -203,6 +204,32 @@ def write_checkpoint(
         array_of(group, "fingerprint")[where] = _fingerprint(group, activation, values)
         array_of(group, "provenance")[where] = json.dumps(dict(provenance))
         array_of(group, "recorded")[where] = True
+
+
+def check_module_of(store: str | Path, module: str | None) -> None:
+    """Refuse to record outputs of other modules than those that a store holds.
+
+    None stands for the hidden states of the layers.
+    """
+    group = _open_group(_existing(store), "r")
+    held = group.attrs.get("module", "" if _has_variables(group) else None)
+    if held not in (None, module or ""):
+        raise InputError(
+            f"module: found {module!r}; expected {held or None!r}, as {group.store_path} holds "
+            "what these parts of networks gave, or another store"
+        )
+
+
+def settle_module(store: str | Path, module: str | None) -> None:
+    """Say which modules' outputs a store holds from now on, or refuse others."""
+    path = _existing(store)
+    with locked(path):
+        check_module_of(path, module)
+        group = _open_group(path, "r+")
+        if "module" not in group.attrs:
+            group.attrs["module"] = module or ""
+            if module:
+                group["layer"].attrs["long_name"] = f"number of the layer in {module}"
 
 
 def is_recorded(store: str | Path, *, model: str, seed: int, step: int) -> bool:
@@ -342,6 +369,8 @@ def open_store(store: str | Path) -> xr.Dataset:
     data = decode_features(data, path).set_coords(["text", "fingerprint", "provenance"])
     data = sort_labels(data[["activation", "recorded", "n_units"]], ("seed", "step", "layer"))
     data.attrs.pop("variables", None)
+    if not data.attrs.get("module"):
+        data.attrs.pop("module", None)
     return data.assign_attrs(store=str(path))
 
 
@@ -471,23 +500,26 @@ def _count_units(path: Path, activation: xr.DataArray, values: np.ndarray, name:
         raise InputError(
             f"activation: {activation.sizes['sentence']} sentences; the store holds {n}"
         )
-    # A layer may have fewer units than the widest one: those beyond its own are NaN.
-    beyond = np.logical_and.accumulate(np.isnan(values).all(axis=2)[..., ::-1], axis=2)[..., ::-1]
-    finite = (np.isfinite(values) | beyond[:, :, np.newaxis]).all(axis=(2, 3))
-    finite &= ~beyond.all(axis=2)
-    if not finite.all():
-        pooling, layer = np.argwhere(~finite)[0]
-        raise InputError(
-            f"activation: NaN or infinite values in {name}, "
-            f"pooling={activation['pooling'].values[pooling]}, "
-            f"layer={activation['layer'].values[layer]}; nothing was written"
-        )
-    return (~beyond).sum(axis=2, dtype=np.int32)
+    counts = np.zeros(values.shape[:2], np.int32)
+    for pooling, layer in np.ndindex(counts.shape):
+        part = values[pooling, layer]
+        # A layer may have fewer units than the widest one: those beyond its own are NaN.
+        there = np.flatnonzero(~np.isnan(part).all(axis=0))
+        n_units = int(there.max(initial=-1)) + 1
+        if not n_units or not np.isfinite(part[:, :n_units]).all():
+            raise InputError(
+                f"activation: NaN or infinite values in {name}, "
+                f"pooling={activation['pooling'].values[pooling]}, "
+                f"layer={activation['layer'].values[layer]}; nothing was written"
+            )
+        counts[pooling, layer] = n_units
+    return counts
 
 
 def _fingerprint(group: zarr.Group, activation: xr.DataArray, values: np.ndarray) -> str:
     labels = [activation["pooling"].values.tolist(), activation["layer"].values.tolist()]
-    digest = hashlib.sha256(json.dumps([group.attrs["stimuli_hash"], *labels]).encode())
+    module = [group.attrs["module"]] if group.attrs.get("module") else []
+    digest = hashlib.sha256(json.dumps([group.attrs["stimuli_hash"], *labels, *module]).encode())
     digest.update(str(values.shape).encode())
     digest.update(values.data)
     return digest.hexdigest()[:32]
