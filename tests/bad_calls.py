@@ -187,7 +187,7 @@ class World:
         scan = mx.univariate_importance(opened)
         for result in (
             *(scan, mx.cluster_units(scan), mx.top_unit_importance(opened, scan, k=[1, 2])),
-            *(mx.mds(opened), mx.decoding_baseline(opened)),
+            *(mx.mds(opened), mx.decoding_baseline(opened), mx.decompose(opened)),
         ):
             mx.save_results(result, progress=False)
         return path
@@ -231,6 +231,10 @@ class World:
     @cached_property
     def decoded(self) -> xr.Dataset:
         return mx.decoding_baseline(self.activations).compute()
+
+    @cached_property
+    def parts(self) -> xr.Dataset:
+        return mx.decompose(self.activations).isel(seed=[0]).compute()
 
     @cached_property
     def scan(self) -> xr.Dataset:
@@ -1006,6 +1010,7 @@ FUNCTIONS: dict[str, dict[str, Make]] = {
     "write_table": {"table": lambda w: w.table, "path": lambda w: w.new("x.csv")},
     "plot.correlation": {"correlations": lambda w: w.matrix},
     "plot.decoding": {"result": lambda w: w.decoded},
+    "plot.decomposition": {"result": lambda w: w.parts},
     "plot.clusters": {"univariate": lambda w: w.part_of_scan, "cluster": lambda w: w.groups},
     "plot.compare": {"first": lambda w: w.profile, "second": lambda w: w.other_profile},
     "plot.feature_importance": {"result": lambda w: w.profile},
@@ -1603,6 +1608,7 @@ KINDS: dict[str, Kind] = {
             "np.float32": lambda m: m.astype(np.float32),
         },
     ),
+    "plot.decomposition.result": drawn(lambda w: w.parts, share=(), r2=(), r2_ceiling=()),
     "plot.decoding.result": drawn(lambda w: w.decoded, auc=()),
     "plot.feature_importance.decoding": optional(drawn(lambda w: w.decoded, auc=())),
     "plot.feature_importance.result": drawn(lambda w: w.profile, importance=()),

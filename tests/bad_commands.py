@@ -56,7 +56,7 @@ RIGHT: dict[str, set[str]] = {
 }
 """Texts that are right, by the name of a parameter; all others are wrong."""
 
-for _name in ("output", "alphas", "eps", "max_iter", "n_components", "max_clusters"):
+for _name in ("output", "alphas", "eps", "max_iter", "n_components", "max_clusters", "n_draws"):
     RIGHT[f"plot {_name}"] = set()
 RIGHT["plot random_state"] = {"0"}
 
@@ -101,7 +101,7 @@ COMMANDS: dict[str, Callable[[World], list[str]]] = {
         f"plot {name}": lambda w: [str(w.drawn_store), "--output", str(w.new("x.png"))]
         for name in (
             *("feature-importance", "decoding", "unit-distribution", "unit-map", "mds"),
-            *("clusters", "top-k"),
+            *("clusters", "top-k", "decomposition"),
         )
     },
     "plot compare": lambda w: [

@@ -33,6 +33,22 @@ def numbers(overlay, feature):
     return overlay.Points.I[feature].dframe()
 
 
+def parts(**changed) -> xr.Dataset:
+    """Return shares of which some are below 0, R2 and its ceiling, above their sum."""
+    result = importances(**({"model": 1, "seed": 1, "step": 1, "pooling": 1} | changed))
+    rng = np.random.default_rng(4)
+    share = result.importance.copy(data=rng.uniform(-0.02, 0.12, result.importance.shape))
+    whole = share.sum("feature")
+    subsets = ["none", "+".join(FEATURES)]
+    return xr.Dataset(
+        {
+            "share": share,
+            "r2": xr.concat([0 * whole, whole], "subset").transpose(..., "subset"),
+            "r2_ceiling": xr.concat([whole + 0.1, whole + 0.15], "bound").transpose(..., "bound"),
+        }
+    ).assign_coords(subset=subsets, bound=["lower", "upper"])
+
+
 def top_units() -> xr.Dataset:
     rng = np.random.default_rng(2)
     return xr.Dataset(

@@ -35,6 +35,7 @@ def store(tmp_path_factory):
     for result in (
         mx.multivariate_importance(data),
         mx.decoding_baseline(data),
+        mx.decompose(data),
         scan,
         mx.top_unit_importance(data, scan, k=[1, 2, 5]),
         mx.cluster_units(scan),
@@ -52,6 +53,7 @@ COMMANDS = [
     ("feature-importance", "--x", "layer", "--units", "r2", "--errorbar", "ci 90", "--decoding"),
     ("feature-importance", "--draw", "gender", "--palette", "gender=red", "--linear"),
     ("decoding", "--top", 1, "--rename", "number=Number"),
+    ("decomposition", "--x", "layer", "--top", 1, "--palette", "number=red"),
     ("top-k", "--show", "r2", "--palette", "viridis"),
     ("unit-distribution", "--multivariate", "--top-units", "--width", "page"),
     ("unit-map", "--layer", 2, "--layer", 1, "--width", 90, "--dpi", 100),

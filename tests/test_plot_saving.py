@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from figures import parts
 from mlem_xr import plot
 from mlem_xr.plot import grid, saving
 from mlem_xr.schema import InputError
@@ -67,6 +68,7 @@ def figures() -> dict:
         "map": plot.unit_map(scan),
         "compare": plot.compare(profile(1), profile(1)),
         "decoding": plot.decoding(profile(1).rename(importance="auc")),
+        "decomposition": plot.decomposition(parts()),
         "hierarchy": plot.mds(position, hierarchy=["a", "b"]),
         "distribution of r2": plot.unit_distribution(scan, show="r2"),
     }

@@ -95,6 +95,12 @@ _FIGURES = [
         _LINES,
     ),
     _Figure(
+        "decomposition",
+        "decompose",
+        "Draw what R2 is made of, below the feature ceiling, against the layer or the step.",
+        [_X, _TOP, _FEATURES, _PALETTE, _RENAME],
+    ),
+    _Figure(
         "top_k",
         "top_unit_importance",
         "Draw importance or a score of the best units against their number.",

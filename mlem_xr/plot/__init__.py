@@ -5,6 +5,7 @@ try:
     from mlem_xr.plot.figures.compare import compare
     from mlem_xr.plot.figures.correlation import correlation
     from mlem_xr.plot.figures.decoding import decoding
+    from mlem_xr.plot.figures.decomposition import decomposition
     from mlem_xr.plot.figures.feature_importance import feature_importance
     from mlem_xr.plot.figures.mds import mds
     from mlem_xr.plot.figures.top_k import top_k
@@ -24,6 +25,7 @@ __all__ = [
     "compare",
     "correlation",
     "decoding",
+    "decomposition",
     "feature_importance",
     "image",
     "mds",
