@@ -92,8 +92,8 @@ def decomposition(
     [[0.3, 0.4], [0.2, 0.5]]
     """
     x = choose("x", x, AXES)
-    look = looks_of_features(result, palette, rename)
     share = variable(result, "share")
+    look = looks_of_features(result, palette, rename)
     refuse(share, ["unit"], "select one unit")
     share = expanded(share, x, "feature")
     summary = summarized(share, None, None)
