@@ -57,6 +57,8 @@ def test(*arguments: str) -> None:
     run(found / "ruff", "format", "--check", ".")
     run(found / "mypy")
     run(programs(".venv-core", "-e .") / "python", "tests/core_alone.py")
+    # There is a process per core: more threads would only wait for each other.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     run(found / "pytest", "-n", "auto", "--dist", "loadfile", *arguments)
 
 
