@@ -522,3 +522,25 @@ def test_precomputed_distances_are_asked_for_in_words(activations):
         mx.multivariate_importance(distance, distance="precomputed", zscore=True)
     with pytest.raises(InputError, match="'precomputed' means nothing for a single unit"):
         mx.univariate_importance(activations, distance="precomputed")
+
+
+@pytest.mark.parametrize("per", ["layer", "unit"])
+@pytest.mark.parametrize("folds", ["pairs", "sentences"])
+def test_r2_is_decomposed_with_and_without_patterns(per, folds, monkeypatch):
+    options = {"per": per, "folds": folds, "min_max": True}
+    few = data_of(table_of(few=True))
+    expected = mx.decompose(few, **options)
+    monkeypatch.setattr("mlem_xr.kernels.decompose.pair_design", lambda *a, **o: None)
+    found = mx.decompose(few, **options)
+    for name in ("share", "unique", "alone", "common", "r2"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
+    assert np.isfinite(expected["r2_ceiling"]).all() and np.isnan(found["r2_ceiling"]).all()
+
+
+def test_r2_of_all_numbers_is_that_of_the_importances():
+    data = data_of(table_of(300))
+    parts = mx.decompose(data)
+    assert np.isnan(parts["r2_ceiling"]).all()
+    whole = float(mx.multivariate_importance(data)["r2"])
+    assert float(parts["r2"][-1]) == pytest.approx(whole, rel=1e-9)
+    assert float(parts["share"].sum() + parts["r2"][0]) == pytest.approx(whole, rel=1e-9)

@@ -152,7 +152,9 @@ def decompose(
 
     All of it goes over the covariate patterns of the pairs, as the ceiling needs them: with folds
     of sentences too, where importances of squared distances visit no pair. The sums over pairs are
-    taken once; a subset of 9 features then takes some microseconds.
+    taken once; a subset of 9 features then takes some microseconds. Where numeric features and
+    vectors have so many distances that no two pairs are alike, there are no patterns: the ceiling
+    is NaN, and all else is taken from single pairs.
 
     Parameters
     ----------

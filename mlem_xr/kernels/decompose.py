@@ -5,6 +5,8 @@
     moments --(means per pattern)--> R2 of the best function of the feature distances: the ceiling
 
 The ceiling needs the patterns; so all goes over them, also where importances go over level sums.
+Where features have so many distances that there are none, all but the ceiling comes from single
+pairs.
 Shapes: F features, S subsets, T targets, P patterns.
 """
 
@@ -17,16 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import comb
 
-from mlem_xr.kernels import moments, permutation, ridge
+from mlem_xr.kernels import explain_pairs, moments, permutation, ridge
 from mlem_xr.kernels.design import PairDesign, pair_design
 from mlem_xr.kernels.distances import DISTANCES, distance_matrix, prepared
-from mlem_xr.kernels.errors import Undefined
-from mlem_xr.kernels.features import features_of
-from mlem_xr.kernels.folds import TRAIN, VALIDATION
-from mlem_xr.kernels.statistics import FoldStatistics, Statistics, crossed, statistics
+from mlem_xr.kernels.explain_patterns import fold_statistics
+from mlem_xr.kernels.features import Features, features_of
+from mlem_xr.kernels.metrics import Outputs, joined
+from mlem_xr.kernels.statistics import FoldStatistics, Statistics
 from mlem_xr.kernels.targets import BLOCK, TARGETS
-
-Outputs = dict[str, NDArray]
 
 MOST_EXACT = 14
 """Features of which all subsets are fitted: 16,384."""
@@ -52,17 +52,56 @@ def decompose(activation: NDArray, options: Any, **features: NDArray) -> Outputs
     known = features_of(**features, squared=options.scale == "squared")
     design = pair_design(known, folds=options.folds, random_state=options.random_state)
     if design is None:
-        raise Undefined(
-            "features: found some of too many different distances; expected features that have "
-            "few, so that many pairs are alike, or features=[...] without those"
+        parts = _without_patterns(activation, known, options)
+    elif options.per == "layer":
+        parts = iter(
+            [
+                _decompose(
+                    moments.pair_moments(_target(activation, options), *design.pairs),
+                    design,
+                    options,
+                )
+            ]
         )
+    else:
+        parts = (
+            _decompose(sums, design, options) for sums in _of_units(activation, design, options)
+        )
+    outputs = joined(parts)
+    return outputs if options.per == "unit" else {name: v[0] for name, v in outputs.items()}
+
+
+def _target(activation: NDArray, options: Any) -> NDArray:
+    distance = distance_matrix(activation, options.distance, zscore=options.zscore)
+    return TARGETS[options.target].of_distances(distance, options.min_max)
+
+
+def _without_patterns(activation: NDArray, features: Features, options: Any) -> Iterator[Outputs]:
+    """Decompose some targets at a time; without patterns, there is no ceiling: NaN."""
+    for targets, n_targets in _targets_of_pairs(activation, options):
+        folds, _ = explain_pairs.statistics_over_pairs(targets, n_targets, features, options)
+        outputs, _ = _parts_of_r2(folds, features.n_features, options)
+        yield outputs | {"r2_ceiling": np.full((n_targets, 2), np.nan)}
+
+
+def _targets_of_pairs(
+    activation: NDArray, options: Any
+) -> Iterator[tuple[explain_pairs.TargetsOf, int]]:
+    """Yield what gives the targets of pairs, and how many targets: of a layer, or of its units."""
     if options.per == "layer":
-        distance = distance_matrix(activation, options.distance, zscore=options.zscore)
-        target = TARGETS[options.target].of_distances(distance, options.min_max)
-        outputs = _decompose(moments.pair_moments(target, *design.pairs), design, options)
-        return {name: values[0] for name, values in outputs.items()}
-    blocks = [_decompose(sums, design, options) for sums in _of_units(activation, design, options)]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        yield explain_pairs.of_matrix(_target(activation, options)), 1
+        return
+    distance, target = DISTANCES[options.distance], TARGETS[options.target]
+    scaled = prepared(activation, zscore=options.zscore)
+    if distance.on_line is None or target.of_units is None:
+        for column in scaled.T:
+            matrix = distance_matrix(column[:, np.newaxis], options.distance)
+            yield explain_pairs.of_matrix(target.of_distances(matrix, options.min_max)), 1
+        return
+    position = distance.on_line(scaled)
+    for start in range(0, position.shape[1], BLOCK):
+        block = position[:, start : start + BLOCK]
+        yield explain_pairs.of_block(block, options), block.shape[1]
 
 
 def _of_units(
@@ -89,33 +128,23 @@ def _decompose(sums: tuple[NDArray, NDArray], design: PairDesign, options: Any) 
     """Go from the moments of targets, (group) or (group, T), to the outputs."""
     # (fold, subset, pattern, T)
     total, total_squared = (s.reshape(*design.n_pairs.shape, -1) for s in sums)
-    folds = _fold_statistics(total, total_squared, design)
-    n_features = design.pattern.shape[1]
+    folds = fold_statistics(total, total_squared, design)
+    outputs, variance = _parts_of_r2(folds, design.pattern.shape[1], options)
+    ceiling = _ceiling(total.sum(axis=1), design.n_held_out, folds, variance)
+    return outputs | {"r2_ceiling": ceiling}
+
+
+def _parts_of_r2(
+    folds: Sequence[FoldStatistics], n_features: int, options: Any
+) -> tuple[Outputs, NDArray]:
+    """Fit every subset: all outputs but the ceiling, and the variance of the targets (fold, T)."""
     sampled = is_sampled(n_features, options)
     plan = _plan(n_features, options.n_draws if sampled else None, options.random_state)
     alphas = np.asarray(options.alphas)
     scores = [_score_subsets(fold, plan.members, alphas) for fold in folds]
     r2, variance = (np.stack(values) for values in zip(*scores, strict=True))
     mean = r2.mean(axis=0)
-    return {
-        "r2": mean[:, : plan.n_named],
-        "r2_ceiling": _ceiling(total.sum(axis=1), design.n_held_out, folds, variance),
-        **_parts(mean, plan),
-    }
-
-
-def _fold_statistics(
-    total: NDArray, total_squared: NDArray, design: PairDesign
-) -> list[FoldStatistics]:
-    of_fold = []
-    for fold, rows in enumerate(design.regressors):
-        y, yy = (
-            (values[fold, TRAIN], values[fold, VALIDATION], values[fold].sum(axis=0))
-            for values in (total, total_squared)
-        )
-        parts = zip(rows, y, yy, strict=True)
-        of_fold.append([statistics(part[0], design.pattern, *part[1:]) for part in parts])
-    return crossed(of_fold)
+    return {"r2": mean[:, : plan.n_named], **_parts(mean, plan)}, variance
 
 
 def _score_subsets(

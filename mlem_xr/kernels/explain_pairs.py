@@ -66,6 +66,25 @@ def explain_targets(
     options: Any,
 ) -> Outputs:
     """Explain targets of pairs of sentences by features of any kind."""
+    folds, of_sentences = statistics_over_pairs(targets, n_targets, features, options)
+    permuted = [permutation.features(fold.held_out) for fold in folds]
+    of_groups = Groups(groups, [[own] * len(groups) for own in permuted])
+    metrics = fit_metrics(folds, permuted, options, of_groups)
+    if options.folds == "sentences":
+        error = _errors_over_sentences(of_sentences, folds, metrics, items, groups, options)
+    else:
+        error = _errors_over_pairs(targets, features, folds, metrics, of_groups, options)
+    outputs = outputs_of(metrics, error)
+    if options.mae:
+        mae = _mean_absolute_error(targets, features, metrics, options)
+        outputs["mae"] = np.where(np.isnan(outputs["mse"]), np.nan, mae)
+    return outputs
+
+
+def statistics_over_pairs(
+    targets: TargetsOf, n_targets: int, features: Features, options: Any
+) -> tuple[list[FoldStatistics], _Sums]:
+    """Sum over the pairs of each fold; with folds of sentences over the pairs of each, too."""
     over_sentences = options.folds == "sentences"
     n, n_features = len(features.codes), features.n_features
     of_sets = _nothing((N_FOLDS, ACROSS + 1), n_features, n_targets)
@@ -79,25 +98,19 @@ def explain_targets(
                 table[part.sentence] += own
     if (of_sets.n_pairs[:, [TRAIN, VALIDATION]] == 0).any():
         raise too_few(n, options.folds)
-    folds = _fold_statistics(of_sets, 0.5 if over_sentences else 1.0)
-    permuted = [permutation.features(fold.held_out) for fold in folds]
-    of_groups = Groups(groups, [[own] * len(groups) for own in permuted])
-    metrics = fit_metrics(folds, permuted, options, of_groups)
-    if over_sentences:
-        error = _errors_over_sentences(of_sentences, folds, metrics, items, groups, options)
-    else:
-        error = _errors_over_pairs(targets, features, folds, metrics, of_groups, options)
-    outputs = outputs_of(metrics, error)
-    if options.mae:
-        mae = _mean_absolute_error(targets, features, metrics, options)
-        outputs["mae"] = np.where(np.isnan(outputs["mse"]), np.nan, mae)
-    return outputs
+    return _fold_statistics(of_sets, 0.5 if over_sentences else 1.0), of_sentences
 
 
 def explain_block(
     activation: NDArray, features: Features, items: NDArray, groups: NDArray, options: Any
 ) -> Outputs:
     """Explain a block of up to 64 units."""
+    targets = of_block(activation, options)
+    return explain_targets(targets, activation.shape[1], features, items, groups, options)
+
+
+def of_block(activation: NDArray, options: Any) -> TargetsOf:
+    """Take a target from each of up to 64 units."""
     of_units = TARGETS[options.target].of_units
     assert of_units is not None
     target = of_units(activation, options.min_max)
@@ -108,7 +121,7 @@ def explain_block(
     def targets(sentence: int, partner: NDArray) -> NDArray:
         return (np.abs(position[partner] - position[sentence]) - shift) ** 2 * scale
 
-    return explain_targets(targets, n_units, features, items, groups, options)
+    return targets
 
 
 def of_matrix(target: NDArray) -> TargetsOf:

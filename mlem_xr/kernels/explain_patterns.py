@@ -101,15 +101,7 @@ def _explain_sums(
         s.reshape(*design.n_pairs.shape, -1) for s in (sums.total, sums.total_squared)
     )
     whole, whole_squared = total.sum(axis=1), total_squared.sum(axis=1)
-    of_fold = []
-    for fold, rows in enumerate(design.regressors):
-        parts = (
-            (total[fold, TRAIN], total_squared[fold, TRAIN]),
-            (total[fold, VALIDATION], total_squared[fold, VALIDATION]),
-            (whole[fold], whole_squared[fold]),
-        )
-        of_fold.append([statistics(r, pattern, *part) for r, part in zip(rows, parts, strict=True)])
-    folds = crossed(of_fold)
+    folds = fold_statistics(total, total_squared, design)
     permutations = design.permutations(options.conditional)
     permuted = [
         permutation.residuals(permutations[f], pattern, whole[f])
@@ -140,6 +132,21 @@ def _explain_sums(
         mae = _mean_absolute_error(prediction, design, sums.absolute_error)
         outputs["mae"] = np.where(np.isnan(outputs["mse"]), np.nan, mae)
     return outputs
+
+
+def fold_statistics(
+    total: NDArray, total_squared: NDArray, design: PairDesign
+) -> list[FoldStatistics]:
+    """Sum moments (fold, subset, pattern, T) over the patterns of each fold."""
+    of_fold = []
+    for fold, rows in enumerate(design.regressors):
+        y, yy = (
+            (values[fold, TRAIN], values[fold, VALIDATION], values[fold].sum(axis=0))
+            for values in (total, total_squared)
+        )
+        parts = zip(rows, y, yy, strict=True)
+        of_fold.append([statistics(part[0], design.pattern, *part[1:]) for part in parts])
+    return crossed(of_fold)
 
 
 def _errors_over_pairs(

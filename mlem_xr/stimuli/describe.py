@@ -130,7 +130,7 @@ def description_text(description: xr.Dataset) -> str:
     lines = [
         f"{description.attrs['stimuli']}: {int(description['n_sentences']):,} sentences, "
         f"{description.sizes['feature']} features, {n_pairs:,} pairs, "
-        f"{int(description['n_patterns']):,} covariate patterns",
+        f"{_patterns_text(int(description['n_patterns']), n_pairs)}",
         "",
         *_feature_lines(description, n_pairs),
         "",
@@ -152,6 +152,12 @@ def _quantiles(stimuli: xr.Dataset, names: list[str], kinds: list[str]) -> NDArr
         if kind == NUMERIC and not np.isnan(values).all():
             found[k] = np.nanquantile(values, _SHARES)
     return found
+
+
+def _patterns_text(n_patterns: int, n_pairs: int) -> str:
+    if n_patterns == n_pairs:
+        return "a covariate pattern of its own for nearly every pair"
+    return f"{n_patterns:,} covariate patterns"
 
 
 def _levels(coded: list[tuple[NDArray, list]]) -> tuple[NDArray, NDArray]:
