@@ -22,6 +22,7 @@ from sizes import Setting, rate, simulate  # noqa: E402
 
 from mlem_xr.analyses.univariate import UnivariateOptions  # noqa: E402
 from mlem_xr.kernels.explain import explain_units  # noqa: E402
+from mlem_xr.kernels.features import features_of  # noqa: E402
 from mlem_xr.kernels.randomization import randomize  # noqa: E402
 
 LEVEL = 0.05
@@ -36,7 +37,7 @@ def of_importance(
 ) -> NDArray:
     """Test importance, with errors over pairs or over sentences."""
     options = UnivariateOptions(folds=folds, random_state=seed)
-    return explain_units(activation, codes, items, options)["p_value"][:, 0]
+    return explain_units(activation, items, options, codes=codes)["p_value"][:, 0]
 
 
 def of_draws(activation: NDArray, codes: NDArray, items: NDArray, seed: int) -> NDArray:
@@ -45,7 +46,7 @@ def of_draws(activation: NDArray, codes: NDArray, items: NDArray, seed: int) -> 
         **{"per": "unit", "distance": "euclidean", "target": "square", "zscore": False},
         **{"n_draws": 199, "random_state": seed},
     )
-    return randomize(activation, codes, items, options)["p_value"][:, 0]
+    return randomize(activation, features_of(codes), items, options)["p_value"][:, 0]
 
 
 TESTS: Mapping[str, PValue] = {

@@ -41,9 +41,16 @@ from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.metrics import Outputs, joined
 from mlem_xr.kernels.targets import BLOCK, TARGETS
 
+NO_GROUPS = np.empty((0, 0), bool)
+
 
 def explain_layer(
-    activation: NDArray, items: NDArray, groups: NDArray, options: Any, **features: NDArray
+    activation: NDArray,
+    items: NDArray,
+    options: Any,
+    *,
+    groups: NDArray = NO_GROUPS,
+    **features: NDArray,
 ) -> Outputs:
     """Explain the distances over all units of a layer: one target, without its axis."""
     known = _known(features, options)
@@ -59,7 +66,12 @@ def explain_layer(
 
 
 def explain_units(
-    activation: NDArray, items: NDArray, groups: NDArray, options: Any, **features: NDArray
+    activation: NDArray,
+    items: NDArray,
+    options: Any,
+    *,
+    groups: NDArray = NO_GROUPS,
+    **features: NDArray,
 ) -> Outputs:
     """Explain the distances over each unit alone: a target per unit."""
     known = _known(features, options)
@@ -87,8 +99,9 @@ def explain_top_units(
     activation: NDArray,
     score: NDArray,
     items: NDArray,
-    groups: NDArray,
     options: Any,
+    *,
+    groups: NDArray = NO_GROUPS,
     **features: NDArray,
 ) -> Outputs:
     """Explain the distances over the k units with the largest scores, for every k in one sweep.
