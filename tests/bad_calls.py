@@ -1330,6 +1330,26 @@ LAYER = kind(
     },
 )
 
+ROLES: dict[str, Kind] = {
+    "numeric": several(["frequency"], "None", "empty list", "empty array", unordered=True),
+    "vector": kind(
+        *("None", "empty dict", "Dataset"),
+        wrong={
+            "a pattern alone": constant("frequency*"),
+            "an unknown column": constant({"place": "frequency_*"}),
+            "the name of a column": constant({"number": "frequency"}),
+            "no columns": constant({"place": []}),
+            "no text": constant({"place": 1}),
+            "None": constant({"place": None}),
+            "a number as name": constant({1: "frequency"}),
+            "a column of words": constant({"place": "number"}),
+            "lone surrogate": constant({"\ud800": "frequency"}),
+        },
+    ),
+    "items": several(["number", "gender"], "None", "empty list", "empty array", unordered=True),
+}
+"""What columns of a table may be."""
+
 KINDS: dict[str, Kind] = {
     "activations": changed(lambda w: w.activations, ACTIVATIONS_WRONG, ACTIVATIONS_SAME),
     "add_activations.array": LAYER,
@@ -1629,29 +1649,14 @@ KINDS: dict[str, Kind] = {
         f"{name}.scale": choice("linear", "squared")
         for name in (
             *("multivariate_importance", "univariate_importance", "top_unit_importance"),
-            "randomization_test",
+            *("randomization_test", "decompose"),
         )
     },
-    "read_stimuli.numeric": several(
-        ["frequency"], "None", "empty list", "empty array", unordered=True
-    ),
-    "read_stimuli.vector": kind(
-        *("None", "empty dict"),
-        wrong={
-            "a pattern alone": constant("frequency*"),
-            "an unknown column": constant({"place": "frequency_*"}),
-            "the name of a column": constant({"number": "frequency"}),
-            "no columns": constant({"place": []}),
-            "no text": constant({"place": 1}),
-            "None": constant({"place": None}),
-            "a number as name": constant({1: "frequency"}),
-            "a column of words": constant({"place": "number"}),
-            "lone surrogate": constant({"\ud800": "frequency"}),
-        },
-    ),
-    "read_stimuli.items": several(
-        ["number", "gender"], "None", "empty list", "empty array", unordered=True
-    ),
+    **{
+        f"{name}.{argument}": kind
+        for name in ("read_stimuli", "from_arrays")
+        for argument, kind in ROLES.items()
+    },
     "read_stimuli.source": TABLE_FILE
     + without_anything(changed(lambda w: w.table, TABLE_WRONG, TABLE_SAME))
     + without_anything(WHOLE_STIMULI),

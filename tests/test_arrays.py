@@ -64,6 +64,7 @@ EVERY = {
     "corrected": lambda data: mx.correct_p_values(mx.univariate_importance(data, **SCAN)),
     "test": lambda data: mx.randomization_test(data, n_draws=9),
     "test of units": lambda data: mx.randomization_test(data, per="unit", n_draws=9),
+    "decompose": lambda data: mx.decompose(data),
     "decoding": lambda data: mx.decoding_baseline(data, features=["number"]),
     "distances": lambda data: mx.distances(data).to_dataset(name="distance"),
     "mds": lambda data: mx.mds(data, init="classical"),

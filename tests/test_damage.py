@@ -406,7 +406,7 @@ def test_sentences_that_cannot_be_read_are_not_written_again(store, stimuli, loc
 def test_results_that_cannot_be_read_are_not_cleared(store, lock_away, monkeypatch):
     before, expected = files(results_of(store)), numbers(store)
     part = mx.univariate_importance(mx.open_store(store)).sel(layer=[1])
-    lock_away("importance/c")
+    lock_away("importance/c/")
     with pytest.raises(OSError, match="Permission denied"):
         save(part, refresh="importance")
     assert files(results_of(store)) == before

@@ -89,8 +89,8 @@ class ImportanceOptions(MetricOptions):
     conditional: Conditional = option(
         False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
     )
-    groups: Any = option(
-        (),
+    groups: Groups | None = option(
+        None,
         "NAME=FEATURES: features, with commas between them, that are permuted together too.",
         check=_checked_groups,
         each=str,
@@ -127,8 +127,9 @@ IMPORTANCE_INPUTS = {**INPUTS, "groups": ("group", "feature")}
 def labels_of(options: ImportanceOptions, features: Sequence[str]) -> dict[str, Sequence[Any]]:
     """Return the labels of the folds, and those of features where there are groups beside them."""
     labels: dict[str, Sequence[Any]] = {"fold": [0, 1]}
-    if options.groups:
-        labels["feature"] = [*features, *(group for group, _ in options.groups)]
+    groups = options.settings()["groups"]
+    if groups:
+        labels["feature"] = [*features, *(group for group, _ in groups)]
     return labels
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 import mlem_xr as mx
 from mlem_xr.analyses import Analysis
 from mlem_xr.analyses.options import Options, is_literal, plain
-from mlem_xr.schema import REPRESENTATION, InputError, choose
+from mlem_xr.schema import REPRESENTATION, InputError, choose, shown
 
 
 class TypedPath(click.Path):
@@ -127,7 +127,9 @@ def pairs(argument: str, words: Iterable[str]) -> dict[str, str]:
     """Read words such as feature=column."""
     for word in words:
         if "=" not in word:
-            raise InputError(f"{argument}: found {word!r}; expected two words with = between them")
+            raise InputError(
+                f"{argument}: found {shown(word)}; expected two words with = between them"
+            )
     return dict(word.split("=", 1) for word in words)
 
 
@@ -140,7 +142,9 @@ def _option(options: type[Options], name: str, prefix: str) -> click.Option:
         declared = [f"--{flag}/--no-{flag}", prefix + name]
         return click.Option(declared, default=None, help=help)
     if spec.metadata["each"] is not None:
-        return several(prefix + name, spec.metadata["each"], help, flag, required=default is None)
+        return several(
+            prefix + name, spec.metadata["each"], help, flag, required=spec.default is MISSING
+        )
     words = list(_words(options, name))
     if words:
         return click.Option(

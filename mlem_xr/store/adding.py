@@ -209,5 +209,11 @@ def _add(
         "versions": {name: version(name) for name in VERSIONS},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    stored.write_checkpoint(path, activation, **labels, provenance=provenance, overwrite=overwrite)
+    try:
+        stored.write_checkpoint(
+            path, activation, **labels, provenance=provenance, overwrite=overwrite
+        )
+    except InputError as error:
+        # What is wrong with the values is wrong with the argument.
+        raise InputError(str(error).replace("activation:", "array:", 1)) from error
     return "recorded"
