@@ -39,6 +39,7 @@ from mlem_xr.store import (
     open_results,
     open_store,
     save_results,
+    verify_store,
 )
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "to_dataframe",
     "top_unit_importance",
     "univariate_importance",
+    "verify_store",
     "write_stimuli",
     "write_table",
 ]

@@ -1006,6 +1006,7 @@ FUNCTIONS: dict[str, dict[str, Make]] = {
         "k": constant([1, 2]),
     },
     "univariate_importance": {"activations": lambda w: w.activations},
+    "verify_store": {"store": lambda w: w.store, "progress": constant(False)},
     "write_stimuli": {"stimuli": lambda w: w.stimuli, "path": lambda w: w.new("x.csv")},
     "write_table": {"table": lambda w: w.table, "path": lambda w: w.new("x.csv")},
     "plot.correlation": {"correlations": lambda w: w.matrix},
@@ -1777,6 +1778,7 @@ SLOW = (
     "open_results",
     "record",
     "save_results",
+    "verify_store",
 )
 """Functions to which less is given, as are figures."""
 

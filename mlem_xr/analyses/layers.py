@@ -69,13 +69,18 @@ def concatenate_layers(activations: xr.Dataset) -> xr.Dataset:
     whole = stacked.rename(layer="unit_layer", unit="unit_number").rename(net="unit")
     whole = whole.assign_coords(unit=range(whole.sizes["unit"]))
     if "n_units" in activations.data_vars:
-        counts = activations["n_units"]
-        whole["n_units"] = counts.sum("layer", keep_attrs=True).expand_dims("layer", axis=-1)
+        whole["n_units"] = units_of_all_layers(activations["n_units"])
     for name, long_name in _LONG_NAMES.items():
         whole[name].attrs["long_name"] = long_name
     return whole.assign(activation=_one_layer(whole["activation"].variable)).assign_coords(
         layer=[NET]
     )
+
+
+def units_of_all_layers(n_units: xr.DataArray) -> xr.DataArray:
+    """Count the units of networks whose layers are one."""
+    counts = n_units.sum("layer", keep_attrs=True)
+    return counts.expand_dims({"layer": [NET]}, axis=-1)
 
 
 def _one_layer(activation: xr.Variable) -> xr.Variable:

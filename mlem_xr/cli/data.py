@@ -180,8 +180,18 @@ def _revision(words: tuple[str, ...]) -> Any:
 @click.command()
 @click.argument("store", type=_PATH)
 @click.option("--detail", is_flag=True, help="List the results of every representation.")
-def info(store: str, detail: bool) -> None:
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read everything instead, and name what is damaged; exit code 1 if anything is.",
+)
+def info(store: str, detail: bool, verify: bool) -> None:
     """Say what a store holds."""
+    if verify:
+        if detail:
+            raise InputError("detail: found with --verify, which lists damage; expected one alone")
+        _verify(store)
+        return
     data = mx.open_store(store)
     features = ", ".join(data.attrs["features"])
     click.echo(f"{data.attrs['stimuli']}: {data.sizes['sentence']} sentences; {features}")
@@ -197,6 +207,13 @@ def info(store: str, detail: bool) -> None:
     saved = mx.list_results(store, detail=detail)
     if len(saved):
         print_table(saved)
+
+
+def _verify(store: str) -> None:
+    damaged = mx.verify_store(store)
+    if len(damaged):
+        print_table(damaged)
+        click.get_current_context().exit(1)
 
 
 def _recorded(data: xr.Dataset) -> pd.DataFrame:

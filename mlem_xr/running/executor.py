@@ -51,6 +51,28 @@ def run_tasks(
     the position of each task that has finished. What a worker had in hand when it died is called
     again; where workers die again and again on one task, `WorkerError` says what `name` calls it.
     """
+    _run(function, shared, tasks, name, lambda i, _: done(i))
+
+
+def map_tasks(
+    function: Callable[[Any, Any], Any],
+    shared: Any,
+    tasks: Sequence[Any],
+    *,
+    name: Callable[[int], str],
+    done: Callable[[int, Any], None],
+) -> None:
+    """Do as `run_tasks`, and give what the function returned to `done`, after the position."""
+    _run(function, shared, tasks, name, lambda i, future: done(i, future.result()))
+
+
+def _run(
+    function: Callable[[Any, Any], Any],
+    shared: Any,
+    tasks: Sequence[Any],
+    name: Callable[[int], str],
+    done: Callable[[int, Any], None],
+) -> None:
     client = current_client()
     if client is None:
         _run_on_threads(function, shared, tasks, done)
@@ -67,7 +89,7 @@ def run_tasks(
 
     keys = [(f"tasks-{call}", i) for i in range(len(tasks))]
     futures = client.map(function, [held] * len(tasks), tasks, key=keys, pure=False)
-    _wait(client, futures, name, lambda i, _: done(i))
+    _wait(client, futures, name, done)
 
 
 def compute_together(
@@ -90,17 +112,17 @@ def compute_together(
 
 
 def _run_on_threads(
-    function: Callable[[Any, Any], None],
+    function: Callable[[Any, Any], Any],
     shared: Any,
     tasks: Sequence[Any],
-    done: Callable[[int], None],
+    done: Callable[[int, Any], None],
 ) -> None:
     with ThreadPoolExecutor(n_workers(), "mlem_xr") as threads:
         position = {threads.submit(function, shared, task): i for i, task in enumerate(tasks)}
         try:
             for future in as_completed(position):
                 future.result()
-                done(position[future])
+                done(position[future], future)
         finally:
             # After a failure or an interruption the rest is not wanted any more.
             for future in position:

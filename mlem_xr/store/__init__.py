@@ -3,6 +3,7 @@
 from mlem_xr.store.activations import create_store, missing_checkpoints, open_store
 from mlem_xr.store.adding import add_activations
 from mlem_xr.store.results import list_results, open_results, save_results
+from mlem_xr.store.verifying import verify_store
 
 __all__ = [
     "add_activations",
@@ -12,4 +13,5 @@ __all__ = [
     "open_results",
     "open_store",
     "save_results",
+    "verify_store",
 ]

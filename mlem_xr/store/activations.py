@@ -47,8 +47,10 @@ from mlem_xr.store.grid import (
     check_labels,
     create_array,
     create_labels,
+    dims_of,
     extend,
     last_marked,
+    missing_chunks,
     positions,
     read_grid,
     read_labels,
@@ -307,8 +309,7 @@ def missing_checkpoints(
     group = _open_group(path, "r")
     if not _has_variables(group):
         return wanted
-    data, _ = _read(group, names=["sentence", "unit"])
-    chunks = _chunks(group, data)
+    data, chunks, _ = open_recorded(group)
     known = [data[dim].values.tolist() for dim in CHECKPOINT]
     held = {
         tuple(dim[i] for dim, i in zip(known, where, strict=True)): where
@@ -358,13 +359,14 @@ def open_store(store: str | Path) -> xr.Dataset:
     group = _open_group(path, "r")
     if not _has_variables(group):
         raise InputError(f"store: nothing is recorded in {store} yet; expected a checkpoint")
-    data, torn = _read(group, names=[*names_of_stimuli(group), "unit"])
+    data, chunks, torn = open_recorded(group, names_of_stimuli(group))
     if torn:
+        names = "; ".join(", ".join(f"{dim}={v}" for dim, v in one.items()) for one in torn)
         warn(
-            f"store: {path} has lost marks of {'; '.join(torn)}, which counts as not recorded; "
+            f"store: {path} has lost marks of {names}, which counts as not recorded; "
             "expected to be recorded again"
         )
-    activation = as_dask(_chunks(group, data))
+    activation = as_dask(chunks)
     data["activation"] = (ACTIVATION, activation, dict(array_of(group, "activation").attrs))
     data = decode_features(data, path).set_coords(["text", "fingerprint", "provenance"])
     data = sort_labels(data[["activation", "recorded", "n_units"]], ("seed", "step", "layer"))
@@ -374,21 +376,62 @@ def open_store(store: str | Path) -> xr.Dataset:
     return data.assign_attrs(store=str(path))
 
 
+def open_stored(store: str | Path) -> zarr.Group:
+    """Open a store to read what is in it, recorded or not."""
+    return _open_group(_existing(store), "r")
+
+
+def names_of_marks(group: zarr.Group) -> list[str]:
+    """Name the arrays that say what is recorded in a store, labels first; none if nothing is."""
+    if not _has_variables(group):
+        return []
+    older = group.attrs["conventions"] == OLDER
+    marks = [name for name in _MARKS if name != "n_units" or not older]
+    return [*REPRESENTATION, "unit", *marks]
+
+
+def open_recorded(
+    group: zarr.Group, names: Iterable[str] = ()
+) -> tuple[xr.Dataset, Chunks, list[dict[str, Any]]]:
+    """Read labels, marks and the arrays in `names` of a store, and open its activations.
+
+    The last part names the checkpoints that have lost marks.
+    """
+    data, torn = _read(group, names=[*names, "sentence", "unit"])
+    return data, _chunks(group, data), torn
+
+
+def least_labels(group: zarr.Group) -> dict[str, int]:
+    """Say how many labels a store must have at least, by its marks."""
+    return {} if group.attrs["conventions"] == OLDER else _least_labels(group)
+
+
+def missing_marks(group: zarr.Group, data: xr.Dataset, checkpoint: Mapping[str, Any]) -> list[Path]:
+    """Name the files with marks of a recorded checkpoint that are not there."""
+    at = positions(group, {dim: [label] for dim, label in checkpoint.items()})
+    index = {dim: np.array(at.get(dim, range(data.sizes[dim]))) for dim in REPRESENTATION}
+    arrays = [array_of(group, name) for name in names_of_marks(group) if name in _MARKS]
+    return [
+        file
+        for array in arrays
+        for file in missing_chunks(array, [index[dim] for dim in dims_of(array)], 0)
+    ]
+
+
 def _has_variables(group: zarr.Group) -> bool:
     """Say whether the arrays of the activations were made; those that are gone since were lost."""
     return "variables" in group.attrs or "recorded" in group
 
 
-def _read(group: zarr.Group, *, names: Iterable[str]) -> tuple[xr.Dataset, list[str]]:
+def _read(group: zarr.Group, *, names: Iterable[str]) -> tuple[xr.Dataset, list[dict[str, Any]]]:
     """Read these arrays of a store and its marks, and name the checkpoints that have lost marks.
 
     What a killed process left of a checkpoint is not recorded, and has no units.
     """
     older = group.attrs["conventions"] == OLDER
-    marks = [name for name in _MARKS if name != "n_units" or not older]
     for _ in range(2):
-        least = {} if older else _least_labels(group)
-        data = read_grid(group, names=[*names, "pooling", "layer", *marks])
+        least = least_labels(group)
+        data = read_grid(group, names=[*names, *names_of_marks(group)])
         check_labels(group, data.sizes, least)
         if older:
             room = data.sizes["unit"] * xr.ones_like(data["pooling"] == data["layer"], int)
@@ -403,7 +446,7 @@ def _read(group: zarr.Group, *, names: Iterable[str]) -> tuple[xr.Dataset, list[
     for name, nothing in zip(_MARKS, (False, 0, "", ""), strict=True):
         data[name] = data[name].where(recorded, nothing).astype(data[name].dtype)
     lost = [
-        ", ".join(f"{dim}={part[dim].item()}" for dim in CHECKPOINT)
+        {dim: part[dim].item() for dim in CHECKPOINT}
         for part in torn.stack(checkpoint=CHECKPOINT).T
         if part
     ]

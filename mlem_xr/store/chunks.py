@@ -15,7 +15,14 @@ import zarr
 from numpy.typing import NDArray
 
 from mlem_xr.schema import REPRESENTATION, InputError
-from mlem_xr.store.grid import dims_of, folder_of, missing_chunks, reading
+from mlem_xr.store.grid import (
+    chunks_of,
+    dims_of,
+    folder_of,
+    missing_chunks,
+    problem_of,
+    reading,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +91,28 @@ class Chunks:
             for where in ([*checkpoint, *rest] for rest in holds)
             for file in self._missing([*np.array(where)[:, None], *others], np.array([where]))
         ]
+
+    def expected(self) -> dict[tuple[int, ...], NDArray]:
+        """Name the chunks that must be there, each with the representations that are in it."""
+        others = [np.arange(n) for n in self.shape[len(REPRESENTATION) :]]
+        found: dict[tuple[int, ...], list[NDArray]] = {}
+        for where in np.argwhere(self.n_units):
+            index = [*where[:, None], *others]
+            for chunk in chunks_of(self.array, index, int(self.n_units[tuple(where)])):
+                found.setdefault(chunk, []).append(where)
+        return {chunk: np.array(holds) for chunk, holds in found.items()}
+
+    def problem(self, chunk: tuple[int, ...], holds: NDArray) -> str:
+        """Read a chunk with these representations; say what is wrong with it, or nothing."""
+        found = problem_of(self.array, chunk)
+        if found:
+            box = tuple(slice(i.min(), i.max() + 1) for i in holds.T)
+            try:
+                self._check_marks(box, holds)
+            except InputError as error:
+                # Such as: written again meanwhile, and not whole when it was read.
+                return str(error).removeprefix("store: ")
+        return found
 
     def _missing(self, index: Sequence[NDArray], holds: NDArray) -> list[Path]:
         return missing_chunks(self.array, index, int(self.n_units[tuple(holds.T)].max()))

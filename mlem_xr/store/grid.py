@@ -41,12 +41,16 @@ def reading(what: Any) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        # A disk that is away, or a missing permission, is no damage.
-        state = "cannot be read" if isinstance(error, OSError) else "is damaged"
-        reason = next(iter(str(error).splitlines()), "")
         raise InputError(
-            f"store: {what} {state} ({type(error).__name__}: {reason}); expected what was written"
+            f"store: {what} {_what_is_wrong(error)}; expected what was written"
         ) from error
+
+
+def _what_is_wrong(error: Exception) -> str:
+    # A disk that is away, or a missing permission, is no damage.
+    state = "cannot be read" if isinstance(error, OSError) else "is damaged"
+    reason = next(iter(str(error).splitlines()), "")
+    return f"{state} ({type(error).__name__}: {reason})"
 
 
 def array_of(group: zarr.Group, name: str) -> zarr.Array:
@@ -92,15 +96,43 @@ def missing_chunks(array: zarr.Array, index: Sequence[np.ndarray], n_units: int)
 
     `index` has the positions along each dimension, of which those beyond `n_units` units may lack.
     """
-    if CHECKSUM not in getattr(array.metadata, "codecs", ()):
-        # Made by an older version, which omitted chunks of nothing but fill values.
-        return []
+    chunks = chunks_of(array, index, n_units)
+    return [file_of(array, chunk) for chunk in chunks if _is_missing(array, chunk)]
+
+
+def chunks_of(
+    array: zarr.Array, index: Sequence[np.ndarray], n_units: int
+) -> Iterator[tuple[int, ...]]:
+    """List the chunks of a part of an array, as `missing_chunks` does."""
     chunks = [
         np.unique((i[i < n_units] if dim == "unit" else i) // size).tolist()
         for dim, i, size in zip(dims_of(array), index, array.chunks, strict=True)
     ]
-    files = [folder_of(array) / chunk_key(array, chunk) for chunk in product(*chunks)]
-    return [file for file in files if not file.exists()]
+    return product(*chunks)
+
+
+def problem_of(array: zarr.Array, chunk: tuple[int, ...]) -> str:
+    """Read a chunk that must be there; say what is wrong with it, or nothing."""
+    if not file_of(array, chunk).exists():
+        return "is missing" if _is_missing(array, chunk) else ""
+    try:
+        array.blocks[chunk]
+    except MemoryError:
+        raise
+    except Exception as error:
+        return _what_is_wrong(error)
+    return ""
+
+
+def _is_missing(array: zarr.Array, chunk: tuple[int, ...]) -> bool:
+    # Without checksums: made by an older version, which omitted chunks of nothing but fill values.
+    has_all = CHECKSUM in getattr(array.metadata, "codecs", ())
+    return has_all and not file_of(array, chunk).exists()
+
+
+def file_of(array: zarr.Array, chunk: tuple[int, ...]) -> Path:
+    """Return where a chunk lies."""
+    return folder_of(array) / chunk_key(array, chunk)
 
 
 def folder_of(array: zarr.Array) -> Path:
@@ -198,7 +230,7 @@ def extend(
         dim: known[dim] + [v for v in dict.fromkeys(values) if v not in known[dim]]
         for dim, values in labels.items()
     }
-    for array in _arrays(group).values():
+    for array in arrays_of(group).values():
         dims = dims_of(array)
         if dims != (array.basename,):
             shape = [
@@ -234,7 +266,7 @@ def read_grid(
 
     `without` names arrays that are not loaded.
     """
-    arrays = _arrays(group) if names is None else {name: array_of(group, name) for name in names}
+    arrays = arrays_of(group) if names is None else {name: array_of(group, name) for name in names}
     dims = dict.fromkeys(dim for array in arrays.values() for dim in dims_of(array))
     labels = {dim: array_of(group, dim) for dim in dims}
     variables = {
@@ -256,7 +288,8 @@ def sort_labels(data: xr.Dataset, dims: Iterable[str]) -> xr.Dataset:
     return data
 
 
-def _arrays(group: zarr.Group) -> dict[str, zarr.Array]:
+def arrays_of(group: zarr.Group) -> dict[str, zarr.Array]:
+    """Return all arrays of a grid by name."""
     with warnings.catch_warnings(), reading(group.store_path):
         # A process that was killed while it wrote leaves a file beside the arrays.
         warnings.filterwarnings("ignore", ".*partial is not recognized", ZarrUserWarning)

@@ -38,7 +38,7 @@ def is_saved(path: Path, attrs: Mapping[str, Any]) -> bool:
 
 def open_group(path: Path, attrs: Mapping[str, Any]) -> zarr.Group:
     """Open the group of a saved result."""
-    return _open(path / folder_of(attrs))
+    return open_folder(path / folder_of(attrs))
 
 
 def read_result(group: zarr.Group, **arrays: Any) -> xr.Dataset:
@@ -51,13 +51,20 @@ def read_result(group: zarr.Group, **arrays: Any) -> xr.Dataset:
 
 def all_groups(path: Path, analysis: str = "*") -> Iterator[zarr.Group]:
     """Open all results that describe themselves, of one analysis or of all."""
-    for marks in sorted((path / "results").glob(f"{analysis}/*/computed_from/zarr.json")):
-        group = _open(marks.parent.parent)
+    for folder in all_folders(path, analysis):
+        group = open_folder(folder)
         if "variables" in group.attrs:
             yield group
 
 
-def _open(folder: Path) -> zarr.Group:
+def all_folders(path: Path, analysis: str = "*") -> list[Path]:
+    """List where results lie, of one analysis or of all."""
+    marks = sorted((path / "results").glob(f"{analysis}/*/computed_from/zarr.json"))
+    return [file.parent.parent for file in marks]
+
+
+def open_folder(folder: Path) -> zarr.Group:
+    """Open the group of a result where it lies."""
     with reading(folder):
         return zarr.open_group(folder, mode="r", use_consolidated=False)
 

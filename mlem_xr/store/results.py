@@ -34,7 +34,14 @@ from mlem_xr.store.identity import (
     open_group,
     read_result,
 )
-from mlem_xr.store.saving import FILL, activations_of, store_of, units_of, write_results
+from mlem_xr.store.saving import (
+    FILL,
+    activations_of,
+    counts_of,
+    store_of,
+    units_of,
+    write_results,
+)
 from mlem_xr.store.settings import find, in_words
 
 _STATUSES = ("computed", "skipped", "not recorded", "not available")
@@ -150,7 +157,9 @@ def open_results(
         for group in all_groups(Path(activations.attrs["store"]), analysis)
         if ("layers" in about(group)["settings"]) == net
     ]
-    which = find(record, [about(group) for group in saved], settings, now=_usual(activations))
+    which = find(
+        record, [about(group) for group in saved], settings, now=usual_settings(activations)
+    )
     group = saved[which]
     if about(group)["version"] != VERSION:
         warn(f"results: saved by mlem_xr {about(group)['version']}; this is {VERSION}")
@@ -198,7 +207,7 @@ def list_results(store: str | Path, *, detail: bool = False) -> pd.DataFrame:
         recorded = activations_of(activations, row["settings"])
         record = ANALYSES.get(row["analysis"])
         if record is not None:
-            row["settings"] = in_words(record, row["settings"], _usual(activations))
+            row["settings"] = in_words(record, row["settings"], usual_settings(activations))
         marks = read_result(group, names=["computed_from"])["computed_from"]
         status = _status_of_saved(marks, recorded)
         if detail:
@@ -245,7 +254,7 @@ def _counted(status: pd.Series) -> str:
     return ", ".join(found).replace(" ", f" {noun} ", 1)
 
 
-def _usual(activations: xr.Dataset) -> dict[str, Any]:
+def usual_settings(activations: xr.Dataset) -> dict[str, Any]:
     """Return the settings that follow from what the store holds."""
     return {
         "features": list(activations.attrs["features"]),
@@ -266,12 +275,11 @@ def _status_of_saved(marks: xr.DataArray, activations: xr.Dataset) -> xr.DataArr
 
 def _open(group: zarr.Group, activations: xr.Dataset) -> xr.Dataset:
     """Open a result, in the order of the store's labels, with NaN for what is not current."""
-    data = read_result(group, without=about(group)["variables"])
-    checkpoints = {dim: data[dim] for dim in CHECKPOINT}
-    marks = activations[list(MARKS)].reindex(checkpoints, fill_value="")
-    data = data.assign_coords({name: marks[name].variable for name in MARKS})
-    n_units = units_of(activations_of(activations, about(group)["settings"]), data)
-    data = data.assign(_variables(group, data, n_units))
+    data, chunks = open_chunks(group, activations)
+    arrays = {
+        name: (dims_of(c.array), as_dask(c), dict(c.array.attrs)) for name, c in chunks.items()
+    }
+    data = data.assign(arrays)
     for dim in {*REPRESENTATION, "unit"} & set(data.dims):
         labels = activations.indexes[dim] if dim != "unit" else np.sort(data[dim].values)
         order = [label for label in labels if label in data.indexes[dim]]
@@ -288,10 +296,21 @@ def _open(group: zarr.Group, activations: xr.Dataset) -> xr.Dataset:
     return data[names]
 
 
-def _variables(
-    group: zarr.Group, data: xr.Dataset, n_units: xr.DataArray
-) -> dict[str, xr.Variable]:
-    """Open the variables of a result as Dask arrays."""
+def open_chunks(group: zarr.Group, activations: xr.Dataset) -> tuple[xr.Dataset, dict[str, Chunks]]:
+    """Read labels and marks of a result, and open its variables.
+
+    `activations` need neither sentences nor features.
+    """
+    data = read_result(group, without=about(group)["variables"])
+    checkpoints = {dim: data[dim] for dim in CHECKPOINT}
+    marks = activations[list(MARKS)].reindex(checkpoints, fill_value="")
+    data = data.assign_coords({name: marks[name].variable for name in MARKS})
+    counts = counts_of(activations, about(group)["settings"]).to_dataset(name="n_units")
+    return data, _variables(group, data, units_of(counts, data))
+
+
+def _variables(group: zarr.Group, data: xr.Dataset, n_units: xr.DataArray) -> dict[str, Chunks]:
+    """Open the variables of a result chunk by chunk."""
     current = (data["computed_from"] == data["fingerprint"]) & (data["computed_from"] != "")
     there = n_units.values * current.transpose(*REPRESENTATION).values
     marks = array_of(group, "computed_from")
@@ -303,7 +322,7 @@ def _variables(
     check_labels(group, data.sizes, least)
     variables = {}
     for name, array in arrays.items():
-        chunks = Chunks(
+        variables[name] = Chunks(
             array=array,
             labels={dim: data[dim].values.tolist() for dim in dims_of(array)},
             n_units=there,
@@ -312,7 +331,6 @@ def _variables(
             fill=FILL[array.dtype.kind],
             remedy=f"save it again with refresh={_stage(group)!r}",
         )
-        variables[name] = xr.Variable(dims_of(array), as_dask(chunks), dict(array.attrs))
     return variables
 
 

@@ -14,7 +14,7 @@ import zarr
 from numpy.typing import NDArray
 
 from mlem_xr.analyses import ANALYSES, Analysis
-from mlem_xr.analyses.layers import UNIT_LABELS, concatenate_layers
+from mlem_xr.analyses.layers import UNIT_LABELS, concatenate_layers, units_of_all_layers
 from mlem_xr.running.executor import compute_together, n_workers, run_tasks
 from mlem_xr.running.progress import progress_bar, resumable
 from mlem_xr.schema import (
@@ -172,10 +172,20 @@ def activations_of(activations: xr.Dataset, settings: Mapping[str, Any]) -> xr.D
     """Return the activations of a store that a result with these settings is made of."""
     if "layers" not in settings:
         return activations
-    choose_layers = [
-        choose("layer", layer, activations["layer"].values.tolist()) for layer in settings["layers"]
-    ]
-    return concatenate_layers(activations.sel(layer=choose_layers))
+    return concatenate_layers(activations.sel(layer=_layers(activations, settings)))
+
+
+def counts_of(activations: xr.Dataset, settings: Mapping[str, Any]) -> xr.DataArray:
+    """Return the `n_units` of these activations, which need neither sentences nor features."""
+    counts = activations["n_units"]
+    if "layers" not in settings:
+        return counts
+    return units_of_all_layers(counts.sel(layer=_layers(activations, settings)))
+
+
+def _layers(activations: xr.Dataset, settings: Mapping[str, Any]) -> list[Any]:
+    known = activations["layer"].values.tolist()
+    return [choose("layer", layer, known) for layer in settings["layers"]]
 
 
 def _marks(path: Path, result: xr.Dataset) -> xr.DataArray:
