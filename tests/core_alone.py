@@ -78,6 +78,7 @@ def analyze(activations):
         mx.cluster_units(scan),
         mx.correct_p_values(scan),
         mx.randomization_test(activations, n_draws=9),
+        mx.decompose(activations),
         mx.decoding_baseline(activations),
         mx.mds(activations),
     ]
