@@ -16,6 +16,7 @@ from mlem_xr.kernels import design, patterns
 from mlem_xr.kernels.randomization import randomization_design
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli.pairs import features_in
+from mlem_xr.stimuli.table import from_dataframe
 
 KINDS = {
     "tense": "categorical",
@@ -544,3 +545,15 @@ def test_r2_of_all_numbers_is_that_of_the_importances():
     whole = float(mx.multivariate_importance(data)["r2"])
     assert float(parts["r2"][-1]) == pytest.approx(whole, rel=1e-9)
     assert float(parts["share"].sum() + parts["r2"][0]) == pytest.approx(whole, rel=1e-9)
+
+
+def test_a_generated_set_is_warned_of_once(monkeypatch):
+    table = table_of()
+    table.loc[1, "sentence"] = table.loc[0, "sentence"]
+    table = table.drop(columns=["zipf", "place_x", "place_y"])
+    monkeypatch.setattr(
+        "mlem_xr.stimuli.files.generate_stimuli", lambda _: from_dataframe(table, name="generated")
+    )
+    with pytest.warns(UserWarning, match="1 sentences repeat an earlier one") as caught:
+        mx.read_stimuli("short_sentence")
+    assert len(caught) == 1

@@ -117,7 +117,9 @@ def read_stimuli(
         columns = [str(column) for column in source.columns]
         return from_dataframe(source, name="stimuli", **names, vector=_vectors(vector, columns))
     if isinstance(source, xr.Dataset):
-        return _with_roles(check_stimuli(source), names, vector)
+        stimuli = _with_roles(check_stimuli(source), names, vector)
+        warn_of_oddities(stimuli)
+        return stimuli
     path = check_location("stimuli", source, "a name, a path, a DataFrame or a Dataset")
     if str(source) in list_stimuli() or path.suffix == ".fcfg":
         return _with_roles(generate_stimuli(source), names, vector)
@@ -150,12 +152,11 @@ def _vectors(given: Any, columns: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _with_roles(stimuli: xr.Dataset, names: Mapping[str, list[str]], vector: Any) -> xr.Dataset:
-    """Give columns of stimuli other roles than they have, and warn of oddities."""
+    """Give columns of stimuli other roles than they have."""
     vectors = _vectors(vector, columns_of(stimuli))
-    if any(names.values()) or vectors:
-        stimuli = check_stimuli(stimuli, **names, vector=vectors)
-    warn_of_oddities(stimuli)
-    return stimuli
+    if not any(names.values()) and not vectors:
+        return stimuli
+    return check_stimuli(stimuli, **names, vector=vectors)
 
 
 def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
