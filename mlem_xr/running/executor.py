@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import cloudpickle
@@ -125,7 +126,8 @@ def run_large_tasks(
                 done(i, value)
         return
     call = uuid.uuid4().hex
-    held = _hold(client, shared, call)
+    # At the scheduler, not at a worker, to which Dask would bring all tasks that need it.
+    client.set_metadata(call, cloudpickle.dumps(shared))
     waiting, running = deque(range(len(tasks))), dict[int, Any]()
     resources: dict[str, int] = {}
     try:
@@ -136,7 +138,7 @@ def run_large_tasks(
             while waiting and len(running) < n_places:
                 i = waiting.popleft()
                 running[i] = client.submit(
-                    *(_run_alone, function, held, tasks[i]),
+                    *(_run_alone, function, call, tasks[i]),
                     key=(f"tasks-{call}", i),
                     resources=resources or None,
                     pure=False,
@@ -157,18 +159,28 @@ def run_large_tasks(
                 future.release()
     finally:
         client.cancel(list(running.values()))
+        # A scheduler that is lost has nothing left to forget.
+        with suppress(OSError, RuntimeError):
+            client.set_metadata(call, None)
 
 
-def _run_alone(
-    function: Callable[[Any, Any], Any], shared: Any, task: Any
-) -> tuple[Any, list[str]]:
+def _run_alone(function: Callable[[Any, Any], Any], call: str, task: Any) -> tuple[Any, list[str]]:
     """Call a function while no other large task runs in this process; return its warnings too."""
     with _large, warnings.catch_warnings(record=True) as caught:
-        value = function(shared, task)
+        value = function(_shared_in(call), task)
     return value, [str(warning.message) for warning in caught]
 
 
-def _places(client: Any, resources: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+@lru_cache(maxsize=1)
+def _shared_in(call: str) -> Any:
+    """Return what the large tasks of a call share, which travels once to each process."""
+    distributed = sys.modules["distributed"]
+    worker = distributed.get_worker()
+    held = distributed.utils.sync(worker.loop, worker.scheduler.get_metadata, keys=[call])
+    return pickle.loads(held)
+
+
+def _places(client: Any, resources: dict[str, int]) -> tuple[int, dict[str, int]]:
     """Count the processes that can have a large task, and say which resource it needs there.
 
     Where there are none yet, one task shows the cluster that some are wanted.
