@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+import yaml
 from safetensors.torch import load_file, save_file
 
 import mlem_xr as mx
@@ -23,6 +25,7 @@ from mlem_xr.networks import recording
 from mlem_xr.networks.checkpoints import Checkpoint
 from mlem_xr.networks.downloads import weights_of
 from mlem_xr.running import cluster as clusters
+from mlem_xr.running.client import KEEP_MEMORY, SCHEDULING
 from mlem_xr.running.cluster import cluster_client
 from mlem_xr.running.executor import run_large_tasks
 from mlem_xr.schema import InputError, WorkerError
@@ -30,6 +33,7 @@ from mlem_xr.store.activations import missing_checkpoints
 from test_cli import fails, run
 
 SEEDS = range(4)
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +329,18 @@ def test_workers_are_asked_for_only_where_they_are_started():
     assert fails("info", "nowhere.zarr", "--cluster", "slurm").startswith("error: workers: none")
 
 
+def settings_of_the_page():
+    """What the page on clusters puts into configuration files."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (DOCS / "cluster.md").read_text(), re.DOTALL)
+    return [yaml.safe_load(block) for block in blocks]
+
+
+def test_the_page_on_clusters_has_the_settings_that_local_workers_have():
+    _, page = settings_of_the_page()
+    settings = SCHEDULING | KEEP_MEMORY
+    assert {name: dask.config.get(name, config=page) for name in settings} == settings
+
+
 SBATCH = """#!/bin/sh
 test "$1" = --test-only && cat > script.sh && echo "sbatch: error: invalid partition: gpu" >&2
 exit 1
@@ -340,7 +356,8 @@ def test_slurm_jobs_are_as_the_configuration_says_and_are_refused_in_a_sentence(
     (tmp_path / "sbatch").write_text(SBATCH)
     (tmp_path / "sbatch").chmod(0o755)
     options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-    slurm = {"cores": 8, "processes": 8, "memory": "32GiB", "queue": "gpu", "walltime": "02:00:00"}
+    page, _ = settings_of_the_page()
+    slurm = page["jobqueue"]["slurm"] | {"queue": "gpu", "interface": None}
     with (
         dask.config.set({f"jobqueue.slurm.{key}": value for key, value in slurm.items()}),
         dask.config.set({"jobqueue.slurm.scheduler-options": options}),
