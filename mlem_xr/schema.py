@@ -102,6 +102,10 @@ class WorkerError(RuntimeError):
     """Worker processes died one after another on a piece of work: names it and the likely cause."""
 
 
+class SchedulerError(RuntimeError):
+    """The scheduler of a cluster was lost while it had work: names its address."""
+
+
 def choose(argument: str, value: Any, known: Iterable[Any]) -> Any:
     """Return the one of the `known` ones that equals `value`; else raise an error that lists them.
 

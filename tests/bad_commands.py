@@ -69,6 +69,7 @@ NAMED = {
     "features": "feature",
     "alphas": "alpha",
     "items": "items",
+    "n_workers": "workers",
     "groups": "groups",
     "numeric": "numeric",
     "vector": "vector",

@@ -146,6 +146,7 @@ def an_extra_that_is_missing_is_named(activations, folder):
         ("models", message(mx.record, stimuli, **new)),
         ("grammars", message(mx.read_stimuli, "short_sentence")),
         ("grammars", run("stimuli", "short_sentence")),
+        ("cluster", run("info", store, "--cluster", "slurm", "--workers", 1)),
         ("parquet", message(mx.read_stimuli, there)),
         ("parquet", message(mx.write_stimuli, stimuli, path)),
         ("parquet", message(mx.write_table, table(), path)),

@@ -17,6 +17,7 @@ class Blocker(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Blocker())
 import pandas as pd
 import mlem_xr as mx
+from mlem_xr.running.cluster import cluster_client
 table = pd.DataFrame({"sentence": list("abcd"), "odd": [1, 0, 1, 0]})
 try:
     CALL
@@ -27,6 +28,7 @@ except (ImportError, mx.schema.InputError) as error:
 
 PLOT = ("ImportError: plotting needs holoviews, bokeh,", 'pip install "mlem_xr[plot]"')
 GRAMMARS = ("InputError: stimuli: a grammar needs nltk", 'pip install "mlem_xr[grammars]"')
+CLUSTER = ("ImportError: --cluster slurm needs dask-jobqueue", 'pip install "mlem_xr[cluster]"')
 PARQUET = ("InputError: path: a .parquet file needs pyarrow:", 'pip install "mlem_xr[parquet]"')
 
 
@@ -35,6 +37,7 @@ PARQUET = ("InputError: path: a .parquet file needs pyarrow:", 'pip install "mle
     [
         ("holoviews", "mx.plot", PLOT),
         ("panel", "mx.plot", PLOT),
+        ("dask_jobqueue", "cluster_client('slurm', 1).__enter__()", CLUSTER),
         ("nltk", "mx.read_stimuli('short_sentence')", GRAMMARS),
         ("pyarrow,fastparquet", "mx.write_stimuli(mx.read_stimuli(table), sys.argv[2])", PARQUET),
         ("pyarrow,fastparquet", "mx.write_table(table, sys.argv[2])", PARQUET),

@@ -13,6 +13,7 @@ from mlem_xr.cli.options import (
     STORE,
     TABLE_FILE,
     given,
+    on_cluster,
     selection,
     settings,
 )
@@ -37,11 +38,13 @@ def command(analysis: Analysis) -> click.Command:
             mx.write_table(mx.to_dataframe(found, names=names), output)
             click.echo(f"wrote {output}")
 
-    return click.Command(
-        analysis.command,
-        callback=run,
-        params=[STORE, TABLE_FILE, *selection(), *settings(analysis), *source, REFRESH, NAMES],
-        help=analysis.help,
+    return on_cluster(
+        click.Command(
+            analysis.command,
+            callback=run,
+            params=[STORE, TABLE_FILE, *selection(), *settings(analysis), *source, REFRESH, NAMES],
+            help=analysis.help,
+        )
     )
 
 

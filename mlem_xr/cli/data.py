@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import mlem_xr as mx
-from mlem_xr.cli.options import TypedPath, pairs, read_stimuli, with_roles
+from mlem_xr.cli.options import TypedPath, on_cluster, pairs, read_stimuli, with_roles
 from mlem_xr.cli.output import print_table, show_warning
 from mlem_xr.running.writing import check_path
 from mlem_xr.schema import (
@@ -80,6 +80,7 @@ def _roles(table: xr.Dataset) -> str:
     return "".join(f" --{option} {quote(word)}" for option, word in words)
 
 
+@on_cluster
 @with_roles
 @click.command()
 @click.argument("source", metavar="STIMULI")
@@ -141,29 +142,37 @@ def _roles(table: xr.Dataset) -> str:
 @click.option("--overwrite", is_flag=True, help="Record again.")
 def record(source: str, weights: str | None, special_tokens: bool, **given: Any) -> None:
     """Record the activations of a network into a store."""
-    print_table(
-        mx.record(
-            read_stimuli(source, given["items"], given["numeric"], given["vector"]),
-            given["store"],
-            model=given["model"],
-            seed=given["seed"] or 0,
-            step=given["step"] or None,
-            source=weights,
-            revision=_revision(given["revision"]),
-            pooling=given["pooling"] or POOLINGS,
-            layer=given["layer"] or None,
-            module=given["module"],
-            add_special_tokens=special_tokens,
-            truncate=given["truncate"],
-            tokenizer=given["tokenizer"],
-            trust_remote_code=given["trust_remote_code"],
-            device=given["device"],
-            dtype=given["dtype"],
-            batch_size=given["batch_size"],
-            keep_weights=given["keep_weights"],
-            overwrite=given["overwrite"],
-        )
+    table = mx.record(
+        read_stimuli(source, given["items"], given["numeric"], given["vector"]),
+        given["store"],
+        model=given["model"],
+        seed=given["seed"] or 0,
+        step=given["step"] or None,
+        source=weights,
+        revision=_revision(given["revision"]),
+        pooling=given["pooling"] or POOLINGS,
+        layer=given["layer"] or None,
+        module=given["module"],
+        add_special_tokens=special_tokens,
+        truncate=given["truncate"],
+        tokenizer=given["tokenizer"],
+        trust_remote_code=given["trust_remote_code"],
+        device=given["device"],
+        dtype=given["dtype"],
+        batch_size=given["batch_size"],
+        keep_weights=given["keep_weights"],
+        overwrite=given["overwrite"],
     )
+    # Why others failed has been said of each.
+    print_table(table.drop(columns="cause"))
+    n_failed = int((table["status"] == "failed").sum())
+    if n_failed:
+        click.echo(
+            f"error: {n_failed} of {len(table)} checkpoints failed; the same command tries these "
+            "again",
+            err=True,
+        )
+        click.get_current_context().exit(1)
 
 
 def _revision(words: tuple[str, ...]) -> Any:
@@ -177,6 +186,7 @@ def _revision(words: tuple[str, ...]) -> Any:
     return {int(step): name for step, name in named.items()} or None
 
 
+@on_cluster
 @click.command()
 @click.argument("store", type=_PATH)
 @click.option("--detail", is_flag=True, help="List the results of every representation.")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 import mlem_xr as mx
-from mlem_xr.cli.options import TypedPath
+from mlem_xr.cli.options import TypedPath, on_cluster
 from mlem_xr.cli.output import print_profile
 from mlem_xr.schema import check_location
 
@@ -27,6 +27,7 @@ def demo_weights() -> Path:
     return Path(found.submodule_search_locations[0]) / "model"
 
 
+@on_cluster
 @click.command()
 @click.option(
     "--folder",

@@ -10,6 +10,7 @@ import xarray as xr
 import mlem_xr as mx
 from mlem_xr.analyses import Analysis
 from mlem_xr.analyses.options import Options, is_literal, plain
+from mlem_xr.running.cluster import cluster_client
 from mlem_xr.schema import REPRESENTATION, InputError, choose, shown
 
 
@@ -62,6 +63,18 @@ REFRESH = click.Option(
     "Repeatable.",
 )
 
+CLUSTER = [
+    click.Option(
+        ["--cluster"],
+        help="Compute on workers: local (processes on this machine), slurm (jobs), the address of "
+        "a scheduler, or the file that it has written.",
+    ),
+    click.Option(
+        ["--workers", "n_workers"], type=int, help="Processes of a local or slurm --cluster."
+    ),
+]
+"""Where long work runs."""
+
 _WORDS = {False: "no", True: "yes", None: "none"}
 """How values that are no words are written."""
 
@@ -78,6 +91,24 @@ def selection() -> list[click.Option]:
 def with_roles(command: click.Command) -> click.Command:
     """Add the options that say what columns are to a command."""
     command.params[1:1] = ROLES
+    return command
+
+
+def on_cluster(command: click.Command) -> click.Command:
+    """Add the options that say where long work runs to a command."""
+    run = command.callback
+    assert run is not None
+
+    def run_there(cluster: str | None, n_workers: int | None, **given: Any) -> Any:
+        if cluster is None:
+            if n_workers is not None:
+                raise InputError(f"workers: found {n_workers} without --cluster; expected both")
+            return run(**given)
+        with cluster_client(cluster, n_workers):
+            return run(**given)
+
+    command.callback = run_there
+    command.params += CLUSTER
     return command
 
 

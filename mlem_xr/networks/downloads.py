@@ -16,26 +16,31 @@ def weights_of(checkpoint: Checkpoint, *, keep: bool) -> Iterator[None]:
     if keep or Path(checkpoint.source).is_dir():
         yield
         return
-    before = _commits(checkpoint.source)
+    before = _commits(checkpoint)
     try:
         yield
     finally:
-        _remove(_commits(checkpoint.source) - before)
+        _remove(_commits(checkpoint) - before)
 
 
-def _commits(source: str) -> set[str]:
-    """Return the commits of a repository on the hub that are on this machine."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+def _commits(checkpoint: Checkpoint) -> set[str]:
+    """Return the commits on this machine that a checkpoint's revision stands for.
+
+    Others of the repository may be what another process has just downloaded.
+    """
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
         repositories = scan_cache_dir().repos
     except CacheNotFound:
         return set()
+    name = checkpoint.revision or constants.DEFAULT_REVISION
     return {
         revision.commit_hash
         for one in repositories
-        if one.repo_id == source and one.repo_type == "model"
+        if one.repo_id == checkpoint.source and one.repo_type == "model"
         for revision in one.revisions
+        if name in (revision.commit_hash, *revision.refs)
     }
 
 

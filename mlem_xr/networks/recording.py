@@ -9,8 +9,10 @@ import math
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from os import fspath
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryFile
 from typing import Any, Literal, NamedTuple
 
@@ -25,12 +27,14 @@ from mlem_xr.networks.loading import Network, first_line, load
 from mlem_xr.networks.modules import check_module, watched
 from mlem_xr.networks.pooling import pool
 from mlem_xr.networks.tokens import Tokens, tokens_of
+from mlem_xr.running.executor import current_client, run_large_tasks
 from mlem_xr.running.progress import progress_bar, resumable
 from mlem_xr.schema import (
     CHECKPOINT,
     POOLINGS,
     TARGET,
     InputError,
+    WorkerError,
     among,
     check_bool,
     check_integer,
@@ -60,13 +64,25 @@ _MOST_IN_MEMORY = 2**28
 Inputs = dict[str, list[list[int]]]
 """Name of an input to the tokens of each sentence, neither padded nor truncated."""
 
+_OF_A_CHECKPOINT = ("model", "tokenizer", "activation", "checkpoint")
+"""First words of errors that are about one network, or what came of it."""
+
+_LISTED = 3
+"""Checkpoints that an error lists with their causes."""
+
 _BEFORE = {"dtype": "float32", "module": None}
 """What provenance that does not say it means."""
 
 
-class _Asked(NamedTuple):
-    """What is recorded of every network."""
+def _ignore(n_sentences: int) -> None:
+    """Hear of progress that nobody sees."""
 
+
+class _Asked(NamedTuple):
+    """What is recorded of every network, and where."""
+
+    stimuli: xr.Dataset
+    store: Path
     texts: list[str]
     """The distinct sentences."""
     which: np.ndarray
@@ -75,13 +91,32 @@ class _Asked(NamedTuple):
     """The characters of each sentence's target, if they are needed."""
     poolings: list[str]
     layers: list[int] | None
+    module: str | None
+    tokenizer: str | None
     batch_size: int
+    loading: dict[str, Any]
+    """Further options of `load`."""
+    keep_weights: bool
+    overwrite: bool
+    advance: Callable[[int], None] = _ignore
+    """Told how many sentences were run."""
 
     @property
     def rows(self) -> list[int]:
         """Return the first row of the table that has each text."""
         return (np.unique(self.which, return_index=True)[1] + 1).tolist()
 
+
+class _Outcome(NamedTuple):
+    """What became of a checkpoint."""
+
+    status: str
+    cause: str = ""
+    is_mistake: bool = False
+    """Whether it failed for a mistake of the caller's."""
+
+
+_SKIPPED = _Outcome("skipped")
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +144,12 @@ def record(
     overwrite: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Record the activations of networks on sentences, one checkpoint after another.
+    """Record the activations of networks on sentences.
 
     Every combination of `seed` and `step` is one checkpoint. Those that the store already holds
-    are skipped, so an interrupted run is continued by running it again.
+    are skipped, so an interrupted run is continued by running it again. Checkpoints are recorded
+    one after another, or with a Dask client (see `local_client`) one on each worker process at a
+    time; where workers declare the resource "GPU", on these.
 
     Parameters
     ----------
@@ -166,8 +203,8 @@ def record(
     Returns
     -------
     pd.DataFrame
-        One row per checkpoint: `model`, `seed`, `step`, `source`, `revision`, and `status`:
-        `"recorded"` or `"skipped"`.
+        One row per checkpoint: `model`, `seed`, `step`, `source`, `revision`, `status`:
+        `"recorded"`, `"skipped"` or `"failed"`, and `cause`: why it failed.
 
     Raises
     ------
@@ -175,17 +212,22 @@ def record(
         If an argument is not as above, the network or its tokenizer cannot be loaded or needs code
         that is not trusted, the network does not read sentences, lacks weights that its layers need
         or is random, a sentence does not fit it, most tokens are unknown, the store holds other
-        stimuli, or activations are not finite.
+        stimuli, or activations are not finite. Of several checkpoints, those that cannot be loaded
+        or run are in the table instead, if not all of them are such.
     ImportError
         If torch or transformers are not installed.
+    RuntimeError
+        If all checkpoints failed, some of them for another reason than above; `SchedulerError` if
+        the scheduler of the Dask client was lost.
 
     Warns
     -----
     UserWarning
-        If some tokens are unknown, different sentences have the same tokens, or all sentences have
-        the same activations in a layer, as those of the first token of a causal network; if a
-        network has layers that its configuration does not know, brings code that is not run, or
-        mixes the sentences of a batch, which are then run one by one.
+        If a checkpoint failed while others go on; if some tokens are unknown, different sentences
+        have the same tokens, or all sentences have the same activations in a layer, as those of the
+        first token of a causal network; if a network has layers that its configuration does not
+        know, brings code that is not run, or mixes the sentences of a batch, which are then run one
+        by one.
 
     Examples
     --------
@@ -220,7 +262,19 @@ def record(
     stimuli = read_stimuli(stimuli)
     which, texts = pd.factorize(stimuli["text"].values)
     spans = target_spans(stimuli) if TARGET in poolings else None
-    asked = _Asked(texts.tolist(), which, spans, poolings, layers, batch_size)
+    asked = _Asked(
+        *(stimuli, store, texts.tolist(), which, spans, poolings, layers, module),
+        *(_text(tokenizer), batch_size),
+        loading={
+            "add_special_tokens": add_special_tokens,
+            "truncate": truncate,
+            "trust_remote_code": trust_remote_code,
+            "device": device,
+            "dtype": dtype,
+        },
+        keep_weights=keep_weights,
+        overwrite=overwrite,
+    )
     if store.exists():
         # Other stimuli are refused before a network is loaded.
         stored.create_store(stimuli, store, pooling=poolings)
@@ -228,68 +282,159 @@ def record(
 
     labels = {dim: [checkpoint.labels[dim] for checkpoint in checkpoints] for dim in CHECKPOINT}
     missing = set(stored.missing_checkpoints(store, **labels))
-    statuses = [
-        "recorded" if overwrite or tuple(checkpoint.labels.values()) in missing else "skipped"
-        for checkpoint in checkpoints
-    ]
-    for checkpoint, status in zip(checkpoints, statuses, strict=True):
-        if status == "skipped":
+    todo = [one for one in checkpoints if overwrite or tuple(one.labels.values()) in missing]
+    for checkpoint in checkpoints:
+        if checkpoint not in todo:
             of_tokens = {"source": _text(tokenizer), "add_special_tokens": add_special_tokens}
             options = {"dtype": dtype, "module": module, "truncate": truncate}
             _check_skipped(store, checkpoint, of_tokens, options, trust_remote_code, asked)
             logger.info("skipped %s: %s holds it already", checkpoint, store)
-    total = statuses.count("recorded") * stimuli.sizes["sentence"]
-    shown, written = progress and total > 0, 0
+    found = _record_all(asked, todo, alone=len(checkpoints) == 1, progress=progress)
+    outcomes = [found.get(checkpoint, _SKIPPED) for checkpoint in checkpoints]
+    _check_any(checkpoints, outcomes)
+    return pd.DataFrame(checkpoints, columns=Checkpoint._fields).assign(
+        status=[outcome.status for outcome in outcomes],
+        cause=[outcome.cause for outcome in outcomes],
+    )
+
+
+def _record_all(
+    asked: _Asked, checkpoints: list[Checkpoint], *, alone: bool, progress: bool
+) -> dict[Checkpoint, _Outcome]:
+    """Record checkpoints, on the workers of a Dask client if there is one.
+
+    A checkpoint that fails is warned of, and the others go on; but it is an error where it was
+    asked for `alone`, or where it shows that all others would fail too.
+    """
+    found: dict[Checkpoint, _Outcome] = {}
+    if not checkpoints:
+        return found
+    n_sentences = asked.stimuli.sizes["sentence"]
+    total = len(checkpoints) * n_sentences
 
     def reached() -> str:
-        return f"{written} of {statuses.count('recorded')} checkpoints are recorded"
+        n_recorded = sum(outcome.status == "recorded" for outcome in found.values())
+        return f"{n_recorded} of {len(checkpoints)} checkpoints are recorded"
 
     with (
         resumable("record", reached, shown=progress),
-        progress_bar("record", total, unit="sentences", shown=shown) as bar,
+        progress_bar("record", total, unit="sentences", shown=progress) as bar,
     ):
-        for i, checkpoint in enumerate(checkpoints):
-            if statuses[i] == "skipped":
-                continue
-            if not overwrite and stored.is_recorded(store, **checkpoint.labels):
+
+        def note(i: int, outcome: _Outcome) -> None:
+            found[checkpoints[i]] = outcome
+            bar.update(len(found) * n_sentences - bar.n)
+
+        def done(i: int, status: str) -> None:
+            logger.info("%s %s in %s", status, checkpoints[i], asked.store)
+            note(i, _Outcome(status))
+
+        def failed(i: int, error: Exception) -> None:
+            if not asked.overwrite and stored.is_recorded(asked.store, **checkpoints[i].labels):
                 # Another process was quicker.
-                statuses[i] = "skipped"
-                bar.update(stimuli.sizes["sentence"])
-                continue
-            bar.set_postfix_str(str(checkpoint))
-            with weights_of(checkpoint, keep=keep_weights):
-                network, tokens = load(
-                    *(checkpoint, asked.texts),
-                    rows=asked.rows,
-                    tokenizer=_text(tokenizer),
-                    add_special_tokens=add_special_tokens,
-                    truncate=truncate,
-                    characters=spans is not None,
-                    trust_remote_code=trust_remote_code,
-                    device=device,
-                    dtype=dtype,
-                    module=module,
-                )
-                activation = _run(network, tokens, asked, store, bar.update)
-                provenance = network.provenance
-                del network
-            stored.create_store(stimuli, store, pooling=poolings)
-            stored.settle_module(store, module)
-            stored.write_checkpoint(
-                store,
-                activation,
-                **checkpoint.labels,
-                provenance={
-                    **provenance,
-                    "tokenizer": tokens.provenance | {"source": _text(tokenizer)},
-                    **{"pooling": poolings, "layer": layers},
-                },
-                overwrite=overwrite,
-            )
-            del activation
-            written += 1
-            logger.info("recorded %s in %s", checkpoint, store)
-    return pd.DataFrame(checkpoints, columns=Checkpoint._fields).assign(status=statuses)
+                done(i, "skipped")
+            elif alone or _concerns_all(error):
+                raise error
+            else:
+                cause = _in_a_line(error)
+                warn(f"{checkpoints[i]} is not recorded: {cause}")
+                note(i, _Outcome("failed", cause, isinstance(error, InputError)))
+
+        if current_client() is None:
+            function, asked = _record_one, asked._replace(advance=bar.update)
+        else:
+            # Whoever does not see it must not make another one.
+            stored.create_store(asked.stimuli, asked.store, pooling=asked.poolings)
+            function = _record_on_worker
+        run_large_tasks(
+            *(function, asked, checkpoints),
+            name=lambda i: str(checkpoints[i]),
+            begun=lambda i: bar.set_postfix_str(str(checkpoints[i])),
+            done=done,
+            failed=failed,
+        )
+    return found
+
+
+def _record_one(asked: _Asked, checkpoint: Checkpoint) -> str:
+    """Run a network and write its activations, unless the store holds them; say which."""
+    if not asked.overwrite and stored.is_recorded(asked.store, **checkpoint.labels):
+        # Another process was quicker.
+        return "skipped"
+    with weights_of(checkpoint, keep=asked.keep_weights):
+        network, tokens = load(
+            *(checkpoint, asked.texts),
+            rows=asked.rows,
+            tokenizer=asked.tokenizer,
+            characters=asked.spans is not None,
+            module=asked.module,
+            **asked.loading,
+        )
+        activation = _run(network, tokens, asked)
+        provenance = network.provenance
+        del network
+    stored.create_store(asked.stimuli, asked.store, pooling=asked.poolings)
+    stored.settle_module(asked.store, asked.module)
+    stored.write_checkpoint(
+        asked.store,
+        activation,
+        **checkpoint.labels,
+        provenance={
+            **provenance,
+            "tokenizer": tokens.provenance | {"source": asked.tokenizer},
+            **{"pooling": asked.poolings, "layer": asked.layers},
+        },
+        overwrite=asked.overwrite,
+    )
+    return "recorded"
+
+
+def _record_on_worker(asked: _Asked, checkpoint: Checkpoint) -> str:
+    """Do as `_record_one` in a worker process, all of whose threads the network has for itself."""
+    if not asked.store.exists():
+        raise InputError(
+            f"store: a worker on {gethostname()} does not see {asked.store}; expected a path that "
+            "all workers see"
+        )
+    _use_all_threads()
+    return _record_one(asked, checkpoint)
+
+
+def _use_all_threads() -> None:
+    """Let torch have all threads of a worker, which runs one network at a time."""
+    with suppress(ImportError):
+        import torch
+        from distributed import get_worker
+
+        torch.set_num_threads(get_worker().state.nthreads)
+
+
+def _concerns_all(error: Exception) -> bool:
+    """Say whether an error is about what all checkpoints share, and not about one of them."""
+    if isinstance(error, InputError):
+        argument = str(error).partition(":")[0]
+        return argument not in _OF_A_CHECKPOINT
+    return isinstance(error, ImportError)
+
+
+def _in_a_line(error: Exception) -> str:
+    said = isinstance(error, InputError | WorkerError)
+    return " ".join(str(error).split()) if said else f"{type(error).__name__}: {first_line(error)}"
+
+
+def _check_any(checkpoints: list[Checkpoint], outcomes: list[_Outcome]) -> None:
+    """Raise an error if nothing of what was asked for is recorded."""
+    if any(outcome.status != "failed" for outcome in outcomes):
+        return
+    named = [
+        f"{checkpoint}: {outcome.cause}"
+        for checkpoint, outcome in zip(checkpoints, outcomes, strict=True)
+    ]
+    more = f"; and {len(named) - _LISTED} more" if len(named) > _LISTED else ""
+    message = f"model: all {len(named)} checkpoints failed: {'; '.join(named[:_LISTED])}{more}"
+    if all(outcome.is_mistake for outcome in outcomes):
+        raise InputError(message)
+    raise RuntimeError(message)
 
 
 def _check_step(argument: str, value: Any) -> int | None:
@@ -331,9 +476,7 @@ def _check_skipped(
         )
 
 
-def _run(
-    network: Network, tokens: Tokens, asked: _Asked, folder: Path, advance: Callable[[int], None]
-) -> xr.DataArray:
+def _run(network: Network, tokens: Tokens, asked: _Asked) -> xr.DataArray:
     """Compute the activations (pooling, layer, sentence, unit) of all sentences, in float32.
 
     Layers may be of different widths: units beyond that of a layer are NaN.
@@ -351,7 +494,7 @@ def _run(
         if not values.size:
             widest = max(states.shape[-1] for states in chosen)
             shape = (len(asked.poolings), len(chosen), len(asked.which), widest)
-            values = _room(shape, folder)
+            values = _room(shape, asked.store)
         rows = np.concatenate([sentences[i] for i in texts])
         place = np.repeat(np.arange(len(texts)), [sentences[i].size for i in texts])
         own = None if targets is None else [targets[row] for row in rows]
@@ -359,7 +502,7 @@ def _run(
             for p, name in enumerate(asked.poolings):
                 pooled = pool(states.float(), name, place.tolist(), own)
                 values[p, i, rows, : states.shape[-1]] = pooled.cpu().numpy()
-        advance(len(rows))
+        asked.advance(len(rows))
     width = [states.shape[-1] for states in chosen]
     found = [(p, i) for p in range(len(asked.poolings)) for i in range(len(chosen))]
     parts = {

@@ -25,21 +25,24 @@ _QUIET = {
 
 # By default workers hand freed memory back to the system at once, and then wait for new pages in
 # every block of units: a third of a scan's time. (glibc; both in bytes.)
-_KEEP_MEMORY = {
+KEEP_MEMORY = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**28,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
 }
+"""What workers should do on any cluster; they read this when they start."""
 
 # The third death on a task is its last one, and a worker has no other task in hand that dies with
-# it. Where no worker takes work any more, as all are lost or hold too much, that ends in an error.
-_DEATHS = {
+# it. Few tasks would all go to the worker that holds what they share, until others steal them.
+SCHEDULING = {
     "distributed.scheduler.allowed-failures": 2,
     "distributed.scheduler.worker-saturation": 1.0,
-    "distributed.scheduler.no-workers-timeout": "30 minutes",
+    "distributed.scheduler.work-stealing-interval": "100ms",
 }
+"""What a scheduler should do on any cluster; it reads this when it starts."""
 
-# Few tasks would all go to the worker that holds what they share, until others steal them.
-_STEALING = {"distributed.scheduler.work-stealing-interval": "100ms"}
+# Where no worker takes work any more, as all are lost or hold too much, that ends in an error. On a
+# cluster workers may come late.
+_ALL_LOST = {"distributed.scheduler.no-workers-timeout": "30 minutes"}
 
 # Starting a worker again takes more than the usual 15 seconds on a busy machine, and who is not
 # back by then never comes. Dask reads this when a worker dies, so it stays set.
@@ -58,6 +61,7 @@ def local_client(n_workers: int | None = None, **options: Any) -> "Client":
     Every worker has one thread: processes do not wait for each other in Python, and an analysis has
     many tasks, each over some layers or units. On a cluster of machines make a `distributed.Client`
     of its scheduler instead, for example with `dask_jobqueue.SLURMCluster`; nothing else changes.
+    `record` records one checkpoint on each worker at a time.
 
     Parameters
     ----------
@@ -105,7 +109,7 @@ def local_client(n_workers: int | None = None, **options: Any) -> "Client":
         usual |= {"dashboard_address": None, "scheduler_kwargs": port}
     preload = [*dask.config.get("distributed.worker.preload"), _NO_INTERRUPTS]
     dask.config.set(_TIME_TO_START)
-    settings = _QUIET | _KEEP_MEMORY | _DEATHS | _STEALING
+    settings = _QUIET | KEEP_MEMORY | SCHEDULING | _ALL_LOST
     try:
         with (
             dask.config.set(settings | {"distributed.worker.preload": preload}),
