@@ -525,7 +525,10 @@ def store(*right: str, made: bool) -> Kind:
     wrong: dict[str, Make] = {
         "a file": lambda world: file_of(world, ".zarr", b"text"),
         "path of bytes": lambda world: bytes(world.store),
-        "object store": constant("s3://bucket/x.zarr"),
+        "an address of another kind": constant("ftp://bucket/x.zarr"),
+        "an address without a bucket": constant("s3://"),
+        "an address without a name": constant("s3://bucket/"),
+        "an address that a path has changed": constant(Path("s3://bucket/x.zarr")),
         "no such user": constant("~nosuchuser/x.zarr"),
         "root": constant("/"),
         "long name": constant("x" * 300),

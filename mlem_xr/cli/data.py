@@ -234,11 +234,12 @@ def _recorded(data: xr.Dataset) -> pd.DataFrame:
 
 def _with_missing_chunks(data: xr.Dataset) -> list[str]:
     recorded = data["recorded"].to_series()
-    names = [dict(zip(CHECKPOINT, labels, strict=True)) for labels in recorded.index[recorded]]
+    labels = {dim: data[dim].values.tolist() for dim in CHECKPOINT}
+    missing = set(mx.missing_checkpoints(data.attrs["store"], **labels))
     return [
-        ", ".join(f"{dim}={label}" for dim, label in name.items())
-        for name in names
-        if mx.missing_checkpoints(data.attrs["store"], **{d: [v] for d, v in name.items()})
+        ", ".join(f"{dim}={label}" for dim, label in zip(CHECKPOINT, one, strict=True))
+        for one in recorded.index[recorded]
+        if one in missing
     ]
 
 

@@ -46,7 +46,7 @@ from mlem_xr.schema import (
 from mlem_xr.stimuli import read_stimuli
 from mlem_xr.stimuli.targets import target_spans
 from mlem_xr.store import activations as stored
-from mlem_xr.store.address import store_path
+from mlem_xr.store.address import scratch_folder, store_path
 
 _CHECKED = 8
 """Sentences that show whether activations depend on weights that are not there."""
@@ -221,7 +221,7 @@ def record(
     which, texts = pd.factorize(stimuli["text"].values)
     spans = target_spans(stimuli) if TARGET in poolings else None
     asked = _Asked(texts.tolist(), which, spans, poolings, layers, batch_size)
-    if store.exists():
+    if store_path(store).exists():
         # Other stimuli are refused before a network is loaded.
         stored.create_store(stimuli, store, pooling=poolings)
         stored.check_module_of(store, module)
@@ -297,7 +297,7 @@ def _check_step(argument: str, value: Any) -> int | None:
 
 
 def _check_skipped(
-    store: Path,
+    store: Any,
     checkpoint: Checkpoint,
     tokenizer: dict[str, Any],
     options: dict[str, Any],
@@ -332,7 +332,7 @@ def _check_skipped(
 
 
 def _run(
-    network: Network, tokens: Tokens, asked: _Asked, folder: Path, advance: Callable[[int], None]
+    network: Network, tokens: Tokens, asked: _Asked, store: Any, advance: Callable[[int], None]
 ) -> xr.DataArray:
     """Compute the activations (pooling, layer, sentence, unit) of all sentences, in float32.
 
@@ -351,7 +351,7 @@ def _run(
         if not values.size:
             widest = max(states.shape[-1] for states in chosen)
             shape = (len(asked.poolings), len(chosen), len(asked.which), widest)
-            values = _room(shape, folder)
+            values = _room(shape, scratch_folder(store))
         rows = np.concatenate([sentences[i] for i in texts])
         place = np.repeat(np.arange(len(texts)), [sentences[i].size for i in texts])
         own = None if targets is None else [targets[row] for row in rows]
@@ -375,15 +375,16 @@ def _run(
     )
 
 
-def _room(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+def _room(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
     """Return an array of NaN: in memory, or if it is large in a file without a name.
 
-    The file lies beside the store, where as much room is needed anyway.
+    The file lies in a folder beside the store, where as much room is needed anyway; None: where
+    the system has its own.
     """
     size = math.prod(shape) * np.dtype(np.float32).itemsize
     if size <= _MOST_IN_MEMORY:
         return np.full(shape, np.nan, np.float32)
-    with TemporaryFile(dir=next(path for path in folder.parents if path.exists())) as file:
+    with TemporaryFile(dir=folder) as file:
         # A full disk is an error here, and not the end of the process later.
         os.posix_fallocate(file.fileno(), 0, size)
         values = np.memmap(file, np.float32, "r+", shape=shape)
