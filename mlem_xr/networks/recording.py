@@ -119,7 +119,8 @@ def record(
     stimuli : xr.Dataset, str, Path or pd.DataFrame
         Sentences and features, or what `read_stimuli` reads them from.
     store : str or Path
-        Folder of the store; created with the first checkpoint.
+        Folder of the store, or its address such as "s3://bucket/name.zarr"; created with the first
+        checkpoint.
     model : str or Path
         Name on the Hugging Face hub; local folder, which is stored under its name
         ("bert/checkpoint-100" as step 100 of "bert", "bert/model" as "bert/model"); published

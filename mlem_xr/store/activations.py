@@ -99,7 +99,8 @@ def create_store(
     stimuli : xr.Dataset
         As `read_stimuli` returns them.
     store : str or Path
-        Folder of the store; parents are made.
+        Folder of the store, of which parents are made, or its address in an object store, such as
+        "s3://bucket/name.zarr".
     pooling : iterable of str
         Ways of pooling to make room for; others can be added later.
 
@@ -331,7 +332,7 @@ def open_store(store: str | Path) -> xr.Dataset:
     Parameters
     ----------
     store : str or Path
-        Folder of the store.
+        Folder of the store, or its address in an object store.
 
     Returns
     -------
