@@ -1002,6 +1002,7 @@ FUNCTIONS: dict[str, dict[str, Make]] = {
         **{"stimuli": lambda w: w.stimuli, "store": lambda w: w.new("x.zarr")},
         **{"model": lambda w: w.network, "progress": constant(False)},
     },
+    "repair_store": {"store": lambda w: w.store, "progress": constant(False)},
     "save_results": {"result": lambda w: w.stored, "progress": constant(False)},
     "to_dataframe": {"result": lambda w: w.profile},
     "top_unit_importance": {
@@ -1722,6 +1723,7 @@ KINDS: dict[str, Kind] = {
     "univariate_importance.distance": choice("euclidean", "manhattan", "norm_diff"),
     # What is damaged is no mistake of the caller's here, but what is asked for.
     "verify_store.store": [value for value in store(made=False) if value.label not in DAMAGE],
+    "repair_store.store": [value for value in store(made=False) if value.label not in DAMAGE],
     "write_stimuli.stimuli": WHOLE_STIMULI,
     "write_table.table": kind("DataFrame", "empty DataFrame"),
 }
@@ -1782,6 +1784,7 @@ SLOW = (
     "list_results",
     "open_results",
     "record",
+    "repair_store",
     "save_results",
     "verify_store",
 )

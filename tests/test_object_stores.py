@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import boto3
 import numpy as np
@@ -129,9 +130,9 @@ def test_it_is_plain_zarr(pair):
 
 
 def test_workers_open_it_by_its_address(pair):
-    activations = mx.open_store(pair[1]).sel(model="toy")
+    activations = mx.open_store(pair[1]).sel(model="toy", seed=0)
     expected = mx.mds(activations, init="classical").compute()
-    with mx.local_client(2):
+    with mx.local_client(1):
         saved = mx.save_results(mx.mds(activations, init="classical"), progress=False)
         found = saved.compute()
     np.testing.assert_allclose(found["position"], expected["position"])
@@ -259,6 +260,9 @@ def test_a_lost_chunk_is_named_and_recording_mends_it(store):
     assert mx.missing_checkpoints(store, model=["toy"], seed=[0, 1], step=[-1]) == [("toy", 1, -1)]
     said = CliRunner().invoke(app(), ["info", store]).stderr
     assert "chunks of model=toy, seed=1, step=-1 are missing" in said
+    done = mx.repair_store(store, progress=False)
+    assert done["done"].tolist() == ["marked as not recorded"]
+    assert mx.open_store(store)["recorded"].values.tolist() == [[[True], [False]]]
     write(store, small(1), seed=1)
     np.testing.assert_array_equal(data["activation"].sel(seed=1).squeeze(), small(1)[0])
 
@@ -313,6 +317,27 @@ def test_what_cannot_be_reached_is_one_error(
         assert "\n" not in said
         assert len(said) < 500
     assert list(tmp_path.iterdir()) == []
+
+
+class Refusing(BaseHTTPRequestHandler):
+    def do_GET(self):
+        text = b"<Error><Message>The key you provided does not exist.</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_wrong_credentials_are_one_error(monkeypatch, asked_again):
+    with HTTPServer(("127.0.0.1", 0), Refusing) as refusing, ThreadPoolExecutor(1) as thread:
+        thread.submit(refusing.serve_forever, 0.02)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{refusing.server_port}")
+        with pytest.raises(InputError, match="cannot be reached .The key you provided does not"):
+            mx.open_store("s3://bucket/x.zarr")
+        refusing.shutdown()
 
 
 def test_a_server_that_never_answers_is_one_error(monkeypatch, asked_again):

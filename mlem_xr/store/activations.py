@@ -59,6 +59,7 @@ from mlem_xr.store.grid import (
     last_marked,
     missing_chunks,
     positions,
+    problem_of,
     read_grid,
     read_labels,
     reading,
@@ -214,6 +215,17 @@ def write_checkpoint(
         array_of(group, "fingerprint")[where] = _fingerprint(group, activation, values)
         array_of(group, "provenance")[where] = json.dumps(dict(provenance))
         array_of(group, "recorded")[where] = True
+
+
+def unmark(path: Address, chunk: tuple[int, ...]) -> None:
+    """Mark the checkpoint that a chunk is of as not recorded, if the chunk is damaged."""
+    where = chunk[: len(CHECKPOINT)]
+    with locked(path):
+        group = _open_group(path, "r+")
+        # Another process may have recorded it again meanwhile.
+        if problem_of(array_of(group, "activation"), chunk):
+            array_of(group, "recorded")[where] = False
+            array_of(group, "fingerprint")[where] = ""
 
 
 def check_module_of(store: str | Address, module: str | None) -> None:

@@ -133,6 +133,13 @@ class Objects:
             if keys:
                 obstore.delete(self.client, keys)
 
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove this object, as a `Path` does."""
+        import obstore
+
+        with changing(self), suppress(FileNotFoundError):
+            obstore.delete(self.client, self.key)
+
     def fill(self, folder: Path) -> None:
         """Bring the files of a folder here, `zarr.json` last: nobody opens what is without it."""
         import obstore

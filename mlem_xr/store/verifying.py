@@ -174,13 +174,13 @@ def _damaged(
             array = array_of(group, name)
         except InputError as error:
             where = address_of(group) / name / "zarr.json"
-            rows.append(_row(**part, file=_within(root, where), problem=_said(error)))
+            rows.append(_row(**part, file=name_within(root, where), problem=_said(error)))
             continue
         for chunk in np.ndindex(array.cdata_shape):
             file = file_of(array, chunk)
             problem = "" if name in may_lack and not file.exists() else problem_of(array, chunk)
             if problem:
-                rows.append(_row(**part, file=_within(root, file), problem=problem))
+                rows.append(_row(**part, file=name_within(root, file), problem=problem))
     return rows
 
 
@@ -200,7 +200,7 @@ def _parts(group: zarr.Group, *, with_stimuli: bool) -> tuple[list[_Part], list[
     rows = [
         _row(
             **{"part": "labels and marks", **checkpoint},
-            file=", ".join(_within(root, f) for f in missing_marks(group, data, checkpoint)),
+            file=", ".join(name_within(root, f) for f in missing_marks(group, data, checkpoint)),
             problem="marks were lost: the checkpoint counts as not recorded",
         )
         for checkpoint in torn
@@ -225,7 +225,7 @@ def _parts_of_result(
         rows = _damage_of_result(group, part, root)
         chunks = {} if rows else open_chunks(group, data)[1]
     except InputError as error:
-        chunks, rows = {}, [_row(**part, file=_within(root, folder), problem=_said(error))]
+        chunks, rows = {}, [_row(**part, file=name_within(root, folder), problem=_said(error))]
     return [_Part(one, part) for one in chunks.values()], _unread(rows, "the result was not read")
 
 
@@ -288,10 +288,11 @@ def _labels_along(labels: Mapping[str, Sequence[Any]], holds: NDArray) -> Iterat
 
 
 def _file(parts: Sequence[_Part], piece: _Piece, root: Address) -> str:
-    return _within(root, file_of(parts[piece.part].chunks.array, piece.chunk))
+    return name_within(root, file_of(parts[piece.part].chunks.array, piece.chunk))
 
 
-def _within(root: Any, file: Address) -> str:
+def name_within(root: Any, file: Address) -> str:
+    """Name a file as from the root of its store."""
     return str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
 
 
