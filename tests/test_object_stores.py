@@ -216,6 +216,25 @@ def test_a_lock_that_was_taken_over_is_an_error_and_left_to_the_other(store):
     assert lock_of(store) == {"holder": "another"}
 
 
+def test_an_answer_that_got_lost_loses_no_lock(store, monkeypatch):
+    """What was put is there, but whoever put it does not hear of that."""
+    put = obstore.put
+    answers = iter([False, True, False, False])
+
+    def put_and_lose_the_answer(client, key, text, mode=None):
+        found = put(client, key, text, mode=mode)
+        if key.endswith(".lock") and not next(answers, True):
+            raise obstore.exceptions.AlreadyExistsError("asked again")
+        return found
+
+    monkeypatch.setattr(obstore, "put", put_and_lose_the_answer)
+    with locked(store_path(store)):
+        assert lock_of(store)["holder"]
+    assert lock_of(store)["holder"] == ""
+    write(store, small(0))
+    assert is_recorded(store, model="toy", seed=0, step=-1)
+
+
 def test_a_server_that_ignores_conditions_is_refused(store, monkeypatch):
     put = obstore.put
     monkeypatch.setattr(leases, "_checked", set())
@@ -227,8 +246,19 @@ def test_a_server_that_ignores_conditions_is_refused(store, monkeypatch):
         mx.open_store(store)
 
 
-def test_a_store_that_was_made_in_part_is_not_there_and_is_made_again(store):
-    obstore.delete(client(store), store_path(store).key + "/zarr.json")
+def test_a_store_that_was_made_in_part_is_not_there_and_is_made_again(monkeypatch):
+    put = obstore.put
+
+    def fail(client, key, data, **options):
+        if key.endswith("text/zarr.json"):
+            raise obstore.exceptions.GenericError("the line is cut")
+        return put(client, key, data, **options)
+
+    store = "s3://bucket/in part/toy.zarr"
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the line is cut"):
+        patch.setattr(obstore, "put", fail)
+        mx.create_store(forty_sentences(), store, pooling=["mean"])
+    assert len(keys(store)) > 10
     with pytest.raises(InputError, match="there is no store at s3://bucket"):
         mx.open_store(store)
     assert mx.create_store(forty_sentences(), store, pooling=["mean"]) == store

@@ -138,6 +138,7 @@ def test_what_killed_processes_left_is_removed(store):
     mine = [store / "thesis.partial", store.parent / f".{id_}.thesis"]
     unfinished = store.parent / f".{id_}.{store.name}"
     unfinished.mkdir()
+    mine[1].mkdir()
     (unfinished / "zarr.json").touch()
     for file in (*old, new, *mine):
         file.touch()

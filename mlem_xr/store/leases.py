@@ -55,7 +55,7 @@ def leased(lock: Objects, patience: float) -> Iterator[None]:
         renewing.join()
         lost = time() > held_until.pop(lock)
         with suppress(OSError):
-            lost = _write(lock, {"holder": ""}, held[0]) is None or lost
+            lost = _write(lock, content | {"holder": ""}, held[0]) is None or lost
     if lost:
         raise taken_over(lock)
 
@@ -75,8 +75,9 @@ def _acquire(lock: Objects, content: dict[str, Any], patience: float) -> Version
             if mine is not None:
                 if holder:
                     logger.warning("took over %s, which %s does not renew", lock, holder)
+                mine = mine if version else _checked_conditions(lock, content, mine)
                 held_until[lock] = end
-                return mine if version else _checked_conditions(lock, content, mine)
+                return mine
         elif not said and now - begun > patience:
             logger.warning("waiting for %s, which holds %s", holder, lock)
             said = True
@@ -120,9 +121,11 @@ def _write(lock: Objects, content: dict[str, Any], when: Any) -> Version | None:
         with answering(lock):
             return _version(obstore.put(lock.client, lock.key, text, mode=when))
     except (AlreadyExistsError, PreconditionError):
-        # So it is too where an answer got lost, and obstore asked again.
         version, found = _read(lock)
-        return version if found == content else None
+        # It may be an own one, of which the answer got lost.
+        if found.get("id") != content["id"]:
+            return None
+        return version if found == content else _write(lock, content, version)
 
 
 def _version(of: Any) -> Version:
@@ -134,7 +137,8 @@ def _checked_conditions(lock: Objects, content: dict[str, Any], version: Version
     if lock.bucket in _checked:
         return version
     now = _write(lock, content | {"renewed": 0}, version)
-    wrong = [_write(lock, {"holder": "nobody"}, when) for when in ("create", version)]
+    other = {"holder": "nobody", "id": "nobody"}
+    wrong = [_write(lock, other, when) for when in ("create", version)]
     if now is None or any(wrong):
         raise InputError(
             f"store: {lock.bucket} ignores conditions, so that processes cannot take turns; "
