@@ -1,12 +1,15 @@
 """Analyses as records: what follows from one, and a toy that gets it all."""
 
 import inspect
+import math
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
 
+import cloudpickle
 import dask
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +18,7 @@ from click.testing import CliRunner
 
 import mlem_xr as mx
 from helpers import layers, lazy, refuse, save, write
-from mlem_xr.analyses import ANALYSES, Analysis
+from mlem_xr.analyses import ANALYSES, Analysis, lifting
 from mlem_xr.analyses.base import Output
 from mlem_xr.analyses.options import Options, integer, option
 from mlem_xr.cli import app
@@ -105,6 +108,26 @@ def test_a_record_is_lazy(activations, chunks):
         with pytest.raises(AssertionError, match="computed too early"):
             result.compute()
     xr.testing.assert_identical(result.compute(), TOY(activations, TOY.options()))
+
+
+def test_the_graph_of_a_training_history_is_small(activations):
+    """25 seeds and 29 steps of 12 layers: what travels to a scheduler stays under a megabyte."""
+    shape = (1, 25, 29, 1, 12, activations.sizes["sentence"], 4)
+    values = da.zeros(shape, chunks=(1, 1, 1, 1, 1, *shape[-2:]), dtype=np.float32)
+    labels = {dim: range(n) for dim, n in zip(REPRESENTATION, shape, strict=False)}
+    kept = {name: c for name, c in activations.coords.items() if c.dims == ("sentence",)}
+    data = xr.Dataset({"activation": ((*REPRESENTATION, "sentence", "unit"), values)}, labels)
+    result = TOY(data.assign_coords(kept), TOY.options(spread=True), features=["number"])
+    assert result["mean"].data.npartitions == 25 * 29 * 12
+    assert len(cloudpickle.dumps(result)) < 1e6
+
+
+def test_a_representation_is_visited_once_for_all_variables(activations, monkeypatch):
+    visits = []
+    monkeypatch.setattr(lifting, "_explain", lambda *args: visits.append(args[1]))
+    data = lazy(activations, layer=1)
+    TOY(data, TOY.options(spread=True)).compute(scheduler="sync")
+    assert len(visits) == len(set(visits)) == math.prod(data.sizes[d] for d in REPRESENTATION)
 
 
 def test_a_record_is_saved_resumed_opened_and_listed(store, toy):

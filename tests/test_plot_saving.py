@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import holoviews as hv
@@ -38,6 +39,7 @@ def profile(n_poolings: int = 3, n_steps: int = 1) -> xr.Dataset:
     )
 
 
+@cache
 def figures() -> dict:
     labels = ["a", "b"]
     scan = xr.Dataset(
@@ -224,6 +226,7 @@ def test_figures_side_by_side_are_saved(tmp_path):
     assert (tmp_path / "both.png").stat().st_size > 3000
 
 
+@cache
 def crowded() -> dict:
     rng = np.random.default_rng(0)
     names = [f"subordinate_clause_FEATURE{i}" for i in range(25)]

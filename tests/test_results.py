@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 
 import dask
 import numpy as np
@@ -284,12 +285,14 @@ def test_top_units_and_clusters_are_saved_too(store):
     np.testing.assert_array_equal(opened["cluster"], groups["cluster"])
 
 
-@pytest.mark.parametrize("analysis", ["mds", "decoding_baseline"])
-def test_the_other_analyses_are_saved_too(store, analysis):
-    function = getattr(mx, analysis)
+@pytest.mark.parametrize(
+    ("analysis", "settings"), [("mds", {}), ("decoding_baseline", {"features": ["number"]})]
+)
+def test_the_other_analyses_are_saved_too(store, analysis, settings):
+    function = partial(getattr(mx, analysis), **settings)
     result = function(mx.open_store(store))
     assert save(result, store)["computed"] == 16
-    opened = mx.open_results(store, analysis)
+    opened = mx.open_results(store, analysis, **settings)
     for name, variable in result.compute().data_vars.items():
         np.testing.assert_array_equal(opened[name], variable)
     assert save(result, store)["skipped"] == 16

@@ -7,6 +7,7 @@ task per block of activations, and unpacked into variables afterwards.
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -90,7 +91,8 @@ def lift(
     sizes = {str(dim): n for array in arrays.values() for dim, n in array.sizes.items()}
     sizes |= {dim: len(values) for dim, values in labels.items()}
     call = _Call(function, options, dict(inputs), shared, dict(outputs), sizes, along)
-    blocks = [_names(main, leading)] + [
+    names = _names(main, leading)
+    blocks = [
         array.variable.transpose(*([] if name in shared else leading), *inputs[name])
         for name, array in arrays.items()
     ]
@@ -98,9 +100,18 @@ def lift(
     if any(array.chunks is not None for array in arrays.values()):
         most = per_task(sizes.get("sentence", 0), options)
         blocks = [_chunked(block, leading, along, most) for block in blocks]
+        chunks = dict(blocks[0].chunksizes)
+        named = da.from_array(
+            names,
+            chunks=tuple(chunks[dim] for dim in leading),
+            name=False,
+            fancy=False,
+            meta=np.empty((0,) * len(leading), object),
+        )
         packed = da.blockwise(
             _over_block,
             [*dims, "output"],
+            *(named, leading),
             *(part for block in blocks for part in (block.data, block.dims)),
             new_axes={"output": call.width},
             concatenate=True,
@@ -109,7 +120,8 @@ def lift(
             call=call,
         )
     else:
-        packed = _over_block(*(block.values for block in blocks), call=call)
+        every = names[(slice(None),) * names.ndim]
+        packed = _over_block(every, *(block.values for block in blocks), call=call)
     return _unpacked(packed, dims, call)
 
 
@@ -132,15 +144,41 @@ def _chunked(
     return variable.chunk(chunks)
 
 
-def _names(array: xr.DataArray, leading: Sequence[str]) -> xr.Variable:
-    """Name each representation in words, for errors that arise far away from the labels."""
+@dataclass(frozen=True)
+class _Names:
+    """The names of all representations in words, made where they are asked for.
+
+    An array of them would be a larger part of a graph than all else in it.
+    """
+
+    fixed: Sequence[str]
+    values: Sequence[Sequence[str]]
+    dtype = np.dtype(object)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the number of labels of each leading dimension."""
+        return tuple(map(len, self.values))
+
+    @property
+    def ndim(self) -> int:
+        """Return the number of leading dimensions."""
+        return len(self.values)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray:
+        """Name the representations of a block."""
+        some = [names[part] for names, part in zip(self.values, key, strict=True)]
+        names = [", ".join([*self.fixed, *own]) or "the only one" for own in product(*some)]
+        return np.array(names, dtype=object).reshape([len(part) for part in some])
+
+
+def _names(array: xr.DataArray, leading: Sequence[str]) -> _Names:
+    """Name each representation, for errors that arise far away from the labels."""
     fixed = [
         f"{dim}={array[dim].item()}"
         for dim in leading_dims(name for name, label in array.coords.items() if not label.ndim)
     ]
-    values = [[f"{dim}={value}" for value in array[dim].values] for dim in leading]
-    names = [", ".join([*fixed, *names]) or "the only one" for names in product(*values)]
-    return xr.Variable(leading, np.array(names).reshape([array.sizes[dim] for dim in leading]))
+    return _Names(fixed, [[f"{dim}={value}" for value in array[dim].values] for dim in leading])
 
 
 def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
@@ -211,11 +249,27 @@ def _where(present: NDArray, dims: Sequence[str]) -> tuple[Any, ...]:
 def _unpacked(packed: Any, dims: Sequence[str], call: _Call) -> dict[str, xr.Variable]:
     variables = {}
     for name, output, shape, part in call.parts():
-        data = packed[..., part] if shape else packed[..., part.start]
-        if len(shape) > 1:
-            data = data.reshape((*packed.shape[:-1], *shape))
         own = [dim for dim in output.dims if dim != call.along]
-        # What is not there is NaN, and false where it says yes or no.
-        data = data == 1 if output.dtype == "bool" else data
+        take = partial(_taken, shape=shape, part=part, logical=output.dtype == "bool")
+        if isinstance(packed, da.Array):
+            # Not by slicing, which would write down a task for every block and variable.
+            data = da.blockwise(
+                take,
+                [*dims, *own],
+                packed,
+                [*dims, "output"],
+                new_axes=dict(zip(own, shape, strict=True)),
+                concatenate=True,
+                meta=np.empty((0,) * (len(dims) + len(own)), output.dtype),
+            )
+        else:
+            data = take(packed)
         variables[name] = xr.Variable([*dims, *own], data, output.attrs)
     return variables
+
+
+def _taken(packed: NDArray, *, shape: tuple[int, ...], part: slice, logical: bool) -> NDArray:
+    """Take an output out of the rows."""
+    data = packed[..., part].reshape((*packed.shape[:-1], *shape))
+    # What is not there is NaN, and false where it says yes or no.
+    return data == 1 if logical else data
