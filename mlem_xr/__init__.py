@@ -38,6 +38,7 @@ from mlem_xr.store import (
     missing_checkpoints,
     open_results,
     open_store,
+    repair_store,
     save_results,
     verify_store,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "randomization_test",
     "read_stimuli",
     "record",
+    "repair_store",
     "save_results",
     "schema",
     "to_dataframe",

@@ -525,7 +525,10 @@ def store(*right: str, made: bool) -> Kind:
     wrong: dict[str, Make] = {
         "a file": lambda world: file_of(world, ".zarr", b"text"),
         "path of bytes": lambda world: bytes(world.store),
-        "object store": constant("s3://bucket/x.zarr"),
+        "an address of another kind": constant("ftp://bucket/x.zarr"),
+        "an address without a bucket": constant("s3://"),
+        "an address without a name": constant("s3://bucket/"),
+        "an address that a path has changed": constant(Path("s3://bucket/x.zarr")),
         "no such user": constant("~nosuchuser/x.zarr"),
         "root": constant("/"),
         "long name": constant("x" * 300),
@@ -999,6 +1002,7 @@ FUNCTIONS: dict[str, dict[str, Make]] = {
         **{"stimuli": lambda w: w.stimuli, "store": lambda w: w.new("x.zarr")},
         **{"model": lambda w: w.network, "progress": constant(False)},
     },
+    "repair_store": {"store": lambda w: w.store, "progress": constant(False)},
     "save_results": {"result": lambda w: w.stored, "progress": constant(False)},
     "to_dataframe": {"result": lambda w: w.profile},
     "top_unit_importance": {
@@ -1719,6 +1723,7 @@ KINDS: dict[str, Kind] = {
     "univariate_importance.distance": choice("euclidean", "manhattan", "norm_diff"),
     # What is damaged is no mistake of the caller's here, but what is asked for.
     "verify_store.store": [value for value in store(made=False) if value.label not in DAMAGE],
+    "repair_store.store": [value for value in store(made=False) if value.label not in DAMAGE],
     "write_stimuli.stimuli": WHOLE_STIMULI,
     "write_table.table": kind("DataFrame", "empty DataFrame"),
 }
@@ -1779,6 +1784,7 @@ SLOW = (
     "list_results",
     "open_results",
     "record",
+    "repair_store",
     "save_results",
     "verify_store",
 )

@@ -19,7 +19,7 @@ WORDS = {
     "a lone surrogate": "\ud800",
     "a long text": "x" * 5000,
     "two lines": "a\nb",
-    "an address": "s3://bucket/x",
+    "an address": "ftp://bucket/x",
     "no such user": "~nosuchuser/x",
 }
 TEXTS = dict(zip(NUMBERS, NUMBERS, strict=True)) | WORDS

@@ -23,6 +23,7 @@ EXTRAS = {
     "grammars": ("nltk", "wordfreq"),
     "parquet": ("pyarrow",),
     "cluster": ("dask_jobqueue",),
+    "cloud": ("obstore", "boto3"),
     "test": ("pytest", "hypothesis", "statsmodels"),
 }
 COMMAND = Path(sys.executable).with_name("mlem-xr")
@@ -151,6 +152,8 @@ def an_extra_that_is_missing_is_named(activations, folder):
         ("parquet", message(mx.write_stimuli, stimuli, path)),
         ("parquet", message(mx.write_table, table(), path)),
         ("parquet", run("multivariate", store, "-o", path)),
+        ("cloud", message(mx.open_store, "s3://bucket/s.zarr")),
+        ("cloud", run("info", "s3://bucket/s.zarr")),
     ]
     wrong = [
         f"{extra}: {text}"

@@ -29,6 +29,7 @@ except (ImportError, mx.schema.InputError) as error:
 PLOT = ("ImportError: plotting needs holoviews, bokeh,", 'pip install "mlem_xr[plot]"')
 GRAMMARS = ("InputError: stimuli: a grammar needs nltk", 'pip install "mlem_xr[grammars]"')
 CLUSTER = ("ImportError: --cluster slurm needs dask-jobqueue", 'pip install "mlem_xr[cluster]"')
+CLOUD = ("InputError: store: an address in an object store needs", 'pip install "mlem_xr[cloud]"')
 PARQUET = ("InputError: path: a .parquet file needs pyarrow:", 'pip install "mlem_xr[parquet]"')
 
 
@@ -40,6 +41,7 @@ PARQUET = ("InputError: path: a .parquet file needs pyarrow:", 'pip install "mle
         ("dask_jobqueue", "cluster_client('slurm', 1).__enter__()", CLUSTER),
         ("nltk", "mx.read_stimuli('short_sentence')", GRAMMARS),
         ("pyarrow,fastparquet", "mx.write_stimuli(mx.read_stimuli(table), sys.argv[2])", PARQUET),
+        ("obstore", "mx.create_store(mx.read_stimuli(table), 's3://bucket/s.zarr')", CLOUD),
         ("pyarrow,fastparquet", "mx.write_table(table, sys.argv[2])", PARQUET),
     ],
 )

@@ -326,8 +326,8 @@ def test_labels_that_a_killed_process_did_not_write_are_not_there(stimuli, tmp_p
         (3, "store: found 3"),
         ("/", "store: '/' is the root of all folders"),
         (
-            "s3://bucket/bert.zarr",
-            "store: found 's3://bucket/bert.zarr', an address in an object store",
+            "ftp://bucket/bert.zarr",
+            "store: found 'ftp://bucket/bert.zarr'; expected the path .* with s3://, gs://, az://",
         ),
         ("~nosuchuser/bert.zarr", "store: found '~nosuchuser/bert.zarr', which cannot be found"),
         ("a\0b", "store: .* which cannot be found"),

@@ -94,7 +94,7 @@ def test_everything_that_is_recorded_or_saved_is_read(store, monkeypatch):
     problem_of = module.problem_of
 
     def noted(array, chunk):
-        read.append(module.folder_of(array) / "/".join(["c", *map(str, chunk)]))
+        read.append(module.address_of(array) / "/".join(["c", *map(str, chunk)]))
         return problem_of(array, chunk)
 
     monkeypatch.setattr(module, "problem_of", noted)

@@ -195,12 +195,20 @@ def _revision(words: tuple[str, ...]) -> Any:
     is_flag=True,
     help="Read everything instead, and name what is damaged; exit code 1 if anything is.",
 )
-def info(store: str, detail: bool, verify: bool) -> None:
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Read everything instead, remove what killed processes left, and mark what is damaged, so "
+    "that record and the analyses make it again; exit code 1 if anything damaged is left.",
+)
+def info(store: str, detail: bool, verify: bool, repair: bool) -> None:
     """Say what a store holds."""
-    if verify:
-        if detail:
-            raise InputError("detail: found with --verify, which lists damage; expected one alone")
-        _verify(store)
+    asked = {"detail": detail, "verify": verify, "repair": repair}
+    found = [name for name, is_asked in asked.items() if is_asked]
+    if len(found) > 1:
+        raise InputError(f"{found[0]}: found with --{found[1]}; expected one alone")
+    if verify or repair:
+        _verify(store) if verify else _repair(store)
         return
     data = mx.open_store(store)
     features = ", ".join(data.attrs["features"])
@@ -226,6 +234,14 @@ def _verify(store: str) -> None:
         click.get_current_context().exit(1)
 
 
+def _repair(store: str) -> None:
+    table = mx.repair_store(store)
+    if len(table):
+        print_table(table)
+    if table["done"].str.startswith("left").any():
+        click.get_current_context().exit(1)
+
+
 def _recorded(data: xr.Dataset) -> pd.DataFrame:
     """List the checkpoints, and which poolings, layers and units there are of each."""
     rows = []
@@ -244,11 +260,12 @@ def _recorded(data: xr.Dataset) -> pd.DataFrame:
 
 def _with_missing_chunks(data: xr.Dataset) -> list[str]:
     recorded = data["recorded"].to_series()
-    names = [dict(zip(CHECKPOINT, labels, strict=True)) for labels in recorded.index[recorded]]
+    labels = {dim: data[dim].values.tolist() for dim in CHECKPOINT}
+    missing = set(mx.missing_checkpoints(data.attrs["store"], **labels))
     return [
-        ", ".join(f"{dim}={label}" for dim, label in name.items())
-        for name in names
-        if mx.missing_checkpoints(data.attrs["store"], **{d: [v] for d, v in name.items()})
+        ", ".join(f"{dim}={label}" for dim, label in zip(CHECKPOINT, one, strict=True))
+        for one in recorded.index[recorded]
+        if one in missing
     ]
 
 

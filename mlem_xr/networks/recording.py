@@ -50,7 +50,7 @@ from mlem_xr.schema import (
 from mlem_xr.stimuli import read_stimuli
 from mlem_xr.stimuli.targets import target_spans
 from mlem_xr.store import activations as stored
-from mlem_xr.store.address import store_path
+from mlem_xr.store.address import scratch_folder, store_path
 
 _CHECKED = 8
 """Sentences that show whether activations depend on weights that are not there."""
@@ -82,7 +82,8 @@ class _Asked(NamedTuple):
     """What is recorded of every network, and where."""
 
     stimuli: xr.Dataset
-    store: Path
+    store: Any
+    """Its `Address`."""
     texts: list[str]
     """The distinct sentences."""
     which: np.ndarray
@@ -156,7 +157,8 @@ def record(
     stimuli : xr.Dataset, str, Path or pd.DataFrame
         Sentences and features, or what `read_stimuli` reads them from.
     store : str or Path
-        Folder of the store; created with the first checkpoint.
+        Folder of the store, or its address such as "s3://bucket/name.zarr"; created with the first
+        checkpoint.
     model : str or Path
         Name on the Hugging Face hub; local folder, which is stored under its name
         ("bert/checkpoint-100" as step 100 of "bert", "bert/model" as "bert/model"); published
@@ -275,7 +277,7 @@ def record(
         keep_weights=keep_weights,
         overwrite=overwrite,
     )
-    if store.exists():
+    if asked.store.exists():
         # Other stimuli are refused before a network is loaded.
         stored.create_store(stimuli, store, pooling=poolings)
         stored.check_module_of(store, module)
@@ -442,7 +444,7 @@ def _check_step(argument: str, value: Any) -> int | None:
 
 
 def _check_skipped(
-    store: Path,
+    store: Any,
     checkpoint: Checkpoint,
     tokenizer: dict[str, Any],
     options: dict[str, Any],
@@ -494,7 +496,7 @@ def _run(network: Network, tokens: Tokens, asked: _Asked) -> xr.DataArray:
         if not values.size:
             widest = max(states.shape[-1] for states in chosen)
             shape = (len(asked.poolings), len(chosen), len(asked.which), widest)
-            values = _room(shape, asked.store)
+            values = _room(shape, scratch_folder(asked.store))
         rows = np.concatenate([sentences[i] for i in texts])
         place = np.repeat(np.arange(len(texts)), [sentences[i].size for i in texts])
         own = None if targets is None else [targets[row] for row in rows]
@@ -518,15 +520,16 @@ def _run(network: Network, tokens: Tokens, asked: _Asked) -> xr.DataArray:
     )
 
 
-def _room(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+def _room(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
     """Return an array of NaN: in memory, or if it is large in a file without a name.
 
-    The file lies beside the store, where as much room is needed anyway.
+    The file lies in a folder beside the store, where as much room is needed anyway; None: where
+    the system has its own.
     """
     size = math.prod(shape) * np.dtype(np.float32).itemsize
     if size <= _MOST_IN_MEMORY:
         return np.full(shape, np.nan, np.float32)
-    with TemporaryFile(dir=next(path for path in folder.parents if path.exists())) as file:
+    with TemporaryFile(dir=folder) as file:
         # A full disk is an error here, and not the end of the process later.
         os.posix_fallocate(file.fileno(), 0, size)
         values = np.memmap(file, np.float32, "r+", shape=shape)

@@ -14,7 +14,6 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from mlem_xr.running.writing import whole
 from mlem_xr.schema import (
     ACTIVATION,
     CHECKPOINT,
@@ -33,7 +32,14 @@ from mlem_xr.schema import (
 )
 from mlem_xr.stimuli.files import check_stimuli
 from mlem_xr.stimuli.table import stimuli_hash
-from mlem_xr.store.address import store_path
+from mlem_xr.store.address import (
+    Address,
+    each,
+    made,
+    open_zarr,
+    remove_files,
+    store_path,
+)
 from mlem_xr.store.chunks import Chunks, as_dask
 from mlem_xr.store.features import (
     OF_STIMULI,
@@ -45,6 +51,7 @@ from mlem_xr.store.features import (
 from mlem_xr.store.grid import (
     array_of,
     check_labels,
+    chunks_of,
     create_array,
     create_labels,
     dims_of,
@@ -52,6 +59,7 @@ from mlem_xr.store.grid import (
     last_marked,
     missing_chunks,
     positions,
+    problem_of,
     read_grid,
     read_labels,
     reading,
@@ -84,7 +92,7 @@ _VARIABLES: dict[str, tuple[int, list[int], Any, Any]] = {
 
 def create_store(
     stimuli: xr.Dataset, store: str | Path, *, pooling: Iterable[str] = POOLINGS
-) -> Path:
+) -> Path | str:
     """Create a store for a stimulus set; do nothing if it exists and holds the same stimuli.
 
     Parameters
@@ -92,14 +100,15 @@ def create_store(
     stimuli : xr.Dataset
         As `read_stimuli` returns them.
     store : str or Path
-        Folder of the store; parents are made.
+        Folder of the store, of which parents are made, or its address in an object store, such as
+        "s3://bucket/name.zarr".
     pooling : iterable of str
         Ways of pooling to make room for; others can be added later.
 
     Returns
     -------
-    Path
-        The absolute path of the store.
+    Path or str
+        The absolute path of the store, or its address in an object store.
 
     Raises
     ------
@@ -114,10 +123,11 @@ def create_store(
     'short.zarr'
     """
     poolings = several("pooling", pooling, among((*POOLINGS, TARGET)))
-    return make_store(stimuli, store_path(store), poolings)
+    address = make_store(stimuli, store_path(store), poolings)
+    return address if isinstance(address, Path) else str(address)
 
 
-def make_store(stimuli: xr.Dataset, path: Path, poolings: list[str]) -> Path:
+def make_store(stimuli: xr.Dataset, path: Address, poolings: list[str]) -> Address:
     """Create a store as `create_store` does, with poolings of any names."""
     stimuli = check_stimuli(stimuli)
     if _holds(path, stimuli) and are_intact(_open_group(path, "r")):
@@ -128,15 +138,12 @@ def make_store(stimuli: xr.Dataset, path: Path, poolings: list[str]) -> Path:
             if not are_intact(_open_group(path, "r")):
                 write_features(_open_group(path, "r+"), stimuli)
             return path
-        if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
-            raise InputError(f"store: {path} exists and is not a store; expected a new folder")
-        # Written aside and renamed: nobody opens a store that lacks some of its sentences.
-        with whole(path) as unfinished:
+        with made(path) as unfinished:
             _write_empty_store(unfinished, stimuli, poolings)
     return path
 
 
-def _holds(path: Path, stimuli: xr.Dataset) -> bool:
+def _holds(path: Address, stimuli: xr.Dataset) -> bool:
     """Say whether there is a store at a path; refuse one of other stimuli."""
     if not (path / "zarr.json").exists():
         return False
@@ -145,7 +152,7 @@ def _holds(path: Path, stimuli: xr.Dataset) -> bool:
 
 
 def write_checkpoint(
-    store: str | Path,
+    store: str | Address,
     activation: xr.DataArray,
     *,
     model: str,
@@ -191,10 +198,12 @@ def write_checkpoint(
         where = (at["model"][0], at["seed"][0], at["step"][0])
         claim = _clear(path, group, where)
     chunks = array_of(group, "activation")
-    for p, pooling in enumerate(at["pooling"]):
-        for i, layer in enumerate(at["layer"]):
-            region = (*where, pooling, layer, slice(None), slice(0, values.shape[-1]))
-            chunks[region] = values[p, i]
+
+    def write_representation(position: tuple[int, int]) -> None:
+        pooling, layer = at["pooling"][position[0]], at["layer"][position[1]]
+        chunks[*where, pooling, layer, :, : values.shape[-1]] = values[position]
+
+    each(path, write_representation, np.ndindex(values.shape[:2]))
     # Marks of many checkpoints share a chunk: they are written one after another.
     with locked(path):
         if text_at(array_of(group, "provenance"), where) != claim:
@@ -208,7 +217,18 @@ def write_checkpoint(
         array_of(group, "recorded")[where] = True
 
 
-def check_module_of(store: str | Path, module: str | None) -> None:
+def unmark(path: Address, chunk: tuple[int, ...]) -> None:
+    """Mark the checkpoint that a chunk is of as not recorded, if the chunk is damaged."""
+    where = chunk[: len(CHECKPOINT)]
+    with locked(path):
+        group = _open_group(path, "r+")
+        # Another process may have recorded it again meanwhile.
+        if problem_of(array_of(group, "activation"), chunk):
+            array_of(group, "recorded")[where] = False
+            array_of(group, "fingerprint")[where] = ""
+
+
+def check_module_of(store: str | Address, module: str | None) -> None:
     """Refuse to record outputs of other modules than those that a store holds.
 
     None stands for the hidden states of the layers.
@@ -222,7 +242,7 @@ def check_module_of(store: str | Path, module: str | None) -> None:
         )
 
 
-def settle_module(store: str | Path, module: str | None) -> None:
+def settle_module(store: str | Address, module: str | None) -> None:
     """Say which modules' outputs a store holds from now on, or refuse others."""
     path = _existing(store)
     with locked(path):
@@ -234,13 +254,13 @@ def settle_module(store: str | Path, module: str | None) -> None:
                 group["layer"].attrs["long_name"] = f"number of the layer in {module}"
 
 
-def is_recorded(store: str | Path, *, model: str, seed: int, step: int) -> bool:
+def is_recorded(store: str | Address, *, model: str, seed: int, step: int) -> bool:
     """Say whether a checkpoint is recorded; False also if the store does not exist."""
-    return not missing_checkpoints(store, model=[model], seed=[seed], step=[step])
+    return not missing_checkpoints(str(store), model=[model], seed=[seed], step=[step])
 
 
 def is_same(
-    store: str | Path, activation: xr.DataArray, *, model: str, seed: int, step: int
+    store: str | Address, activation: xr.DataArray, *, model: str, seed: int, step: int
 ) -> bool:
     """Say whether a recorded checkpoint holds just these activations, by their hash."""
     labels: dict[str, list[Any]] = {"model": [model], "seed": [seed], "step": [step]}
@@ -250,12 +270,12 @@ def is_same(
     return text_at(fingerprint, [at[dim][0] for dim in CHECKPOINT]) == expected
 
 
-def n_sentences(store: str | Path) -> int:
+def n_sentences(store: str | Address) -> int:
     """Count the sentences of a store, in which nothing needs to be recorded."""
     return len(read_labels(_open_group(_existing(store), "r"), "sentence"))
 
 
-def read_provenance(store: str | Path, *, model: str, seed: int, step: int) -> dict[str, Any]:
+def read_provenance(store: str | Address, *, model: str, seed: int, step: int) -> dict[str, Any]:
     """Read where the activations of a recorded checkpoint come from."""
     labels: dict[str, list[Any]] = {"model": [model], "seed": [seed], "step": [step]}
     [provenance], at = locate(store, ["provenance"], labels)
@@ -263,7 +283,7 @@ def read_provenance(store: str | Path, *, model: str, seed: int, step: int) -> d
 
 
 def locate(
-    store: str | Path, names: Iterable[str], labels: Mapping[str, Iterable[Any]]
+    store: str | Address, names: Iterable[str], labels: Mapping[str, Iterable[Any]]
 ) -> tuple[list[zarr.Array], dict[str, list[int]]]:
     """Open arrays over (model, seed, step) and say where labels stand, to read them often.
 
@@ -324,7 +344,7 @@ def open_store(store: str | Path) -> xr.Dataset:
     Parameters
     ----------
     store : str or Path
-        Folder of the store.
+        Folder of the store, or its address in an object store.
 
     Returns
     -------
@@ -406,7 +426,9 @@ def least_labels(group: zarr.Group) -> dict[str, int]:
     return {} if group.attrs["conventions"] == OLDER else _least_labels(group)
 
 
-def missing_marks(group: zarr.Group, data: xr.Dataset, checkpoint: Mapping[str, Any]) -> list[Path]:
+def missing_marks(
+    group: zarr.Group, data: xr.Dataset, checkpoint: Mapping[str, Any]
+) -> list[Address]:
     """Name the files with marks of a recorded checkpoint that are not there."""
     at = positions(group, {dim: [label] for dim, label in checkpoint.items()})
     index = {dim: np.array(at.get(dim, range(data.sizes[dim]))) for dim in REPRESENTATION}
@@ -414,7 +436,9 @@ def missing_marks(group: zarr.Group, data: xr.Dataset, checkpoint: Mapping[str, 
     return [
         file
         for array in arrays
-        for file in missing_chunks(array, [index[dim] for dim in dims_of(array)], 0)
+        for file in missing_chunks(
+            array, chunks_of(array, [index[dim] for dim in dims_of(array)], 0)
+        )
     ]
 
 
@@ -515,17 +539,14 @@ def _upgrade(group: zarr.Group) -> None:
     group.attrs.update({"variables": list(_VARIABLES), "conventions": FORMAT})
 
 
-def _clear(path: Path, group: zarr.Group, where: tuple[int, int, int]) -> str:
+def _clear(path: Address, group: zarr.Group, where: tuple[int, int, int]) -> str:
     """Remove what an earlier or a killed run left of a checkpoint, and claim it."""
     claim = json.dumps({"writing": uuid4().hex})
     array_of(group, "recorded")[where] = False
     array_of(group, "fingerprint")[where] = ""
     array_of(group, "provenance")[where] = claim
     array_of(group, "n_units")[where] = 0
-    folder = path.joinpath("activation", "c", *map(str, where))
-    for chunk in folder.rglob("*"):
-        if chunk.is_file():
-            chunk.unlink(missing_ok=True)
+    remove_files(path / "activation" / "c" / "/".join(map(str, where)))
     return claim
 
 
@@ -536,7 +557,9 @@ def _in_single_precision(activation: xr.DataArray) -> np.ndarray:
         return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def _count_units(path: Path, activation: xr.DataArray, values: np.ndarray, name: str) -> np.ndarray:
+def _count_units(
+    path: Address, activation: xr.DataArray, values: np.ndarray, name: str
+) -> np.ndarray:
     """Count the units (pooling, layer); refuse values that are not finite."""
     n = n_sentences(path)
     if activation.sizes["sentence"] != n:
@@ -584,16 +607,16 @@ def _check_stimuli(group: zarr.Group, stimuli: xr.Dataset) -> None:
     )
 
 
-def _existing(store: str | Path) -> Path:
-    path = store_path(store)
+def _existing(store: str | Address) -> Address:
+    path: Address = store_path(store)
     if not (path / "zarr.json").exists():
         raise InputError(f"store: there is no store at {store}")
     return path
 
 
-def _open_group(path: Path, mode: Any) -> zarr.Group:
+def _open_group(path: Address, mode: Any) -> zarr.Group:
     with reading(path):
-        group = zarr.open_group(path, mode=mode, use_consolidated=False)
+        group = open_zarr(path, mode)
         found = group.attrs.get("conventions")
     if found not in (FORMAT, OLDER):
         raise InputError(f"store: {path} has conventions {found!r}; expected {FORMAT!r}")

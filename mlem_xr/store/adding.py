@@ -28,7 +28,7 @@ from mlem_xr.schema import (
 )
 from mlem_xr.stimuli import read_stimuli
 from mlem_xr.store import activations as stored
-from mlem_xr.store.address import store_path
+from mlem_xr.store.address import Address, store_path
 
 GIVEN = "given"
 """Pooling of activations that came as one vector per sentence, unless a name is given."""
@@ -121,7 +121,7 @@ def add_activations(
     >>> table.status.tolist(), dict(mx.open_store(path).sizes)["layer"]
     (['recorded'], 2)
     """
-    path = store_path(store)
+    path: Address = store_path(store)
     overwrite, source = check_bool("overwrite", overwrite), check_text("source", source, "a line")
     given = {"model": model, "seed": seed, "step": step, "pooling": pooling, "layer": layer}
     activation = _labeled(array, given)
@@ -187,7 +187,7 @@ def _checkpoints(activation: xr.DataArray) -> Iterator[tuple[dict[str, Any], xr.
 
 
 def _add(
-    path: Path, labels: dict[str, Any], activation: xr.DataArray, source: str, overwrite: bool
+    path: Address, labels: dict[str, Any], activation: xr.DataArray, source: str, overwrite: bool
 ) -> str:
     """Write a checkpoint, and say what became of it."""
     activation = activation.compute()

@@ -4,9 +4,8 @@ A chunk that is missing or damaged, that was written again since, or whose store
 error that names it, never NaN.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -15,10 +14,10 @@ import zarr
 from numpy.typing import NDArray
 
 from mlem_xr.schema import REPRESENTATION, InputError
+from mlem_xr.store.address import Address, address_of
 from mlem_xr.store.grid import (
     chunks_of,
     dims_of,
-    folder_of,
     missing_chunks,
     problem_of,
     reading,
@@ -67,7 +66,8 @@ class Chunks:
         holds = np.argwhere(self.n_units[box]) + [i[0] for i in index[: len(REPRESENTATION)]]
         if not len(holds):
             return nothing
-        missing = self._missing(index, holds)
+        most = int(self.n_units[tuple(holds.T)].max())
+        missing = missing_chunks(self.array, chunks_of(self.array, index, most))
         failure: InputError | None = None
         try:
             with reading(self.array.store_path):
@@ -82,21 +82,20 @@ class Chunks:
             raise InputError(f"{failure}: {self._expected(holds)}") from failure
         return values
 
-    def missing(self, checkpoint: NDArray) -> list[Path]:
+    def missing(self, checkpoint: NDArray) -> list[Address]:
         """Name the chunks of a checkpoint that must be there and are not."""
-        others = [np.arange(n) for n in self.shape[len(REPRESENTATION) :]]
-        holds = np.argwhere(self.n_units[tuple(checkpoint)])
-        return [
-            file
-            for where in ([*checkpoint, *rest] for rest in holds)
-            for file in self._missing([*np.array(where)[:, None], *others], np.array([where]))
-        ]
+        return missing_chunks(self.array, self.expected(checkpoint))
 
-    def expected(self) -> dict[tuple[int, ...], NDArray]:
-        """Name the chunks that must be there, each with the representations that are in it."""
+    def expected(self, checkpoint: Iterable[int] = ()) -> dict[tuple[int, ...], NDArray]:
+        """Name the chunks that must be there, each with the representations that are in it.
+
+        Those of all checkpoints, or of one.
+        """
         others = [np.arange(n) for n in self.shape[len(REPRESENTATION) :]]
         found: dict[tuple[int, ...], list[NDArray]] = {}
-        for where in np.argwhere(self.n_units):
+        at = tuple(checkpoint)
+        for rest in np.argwhere(self.n_units[at]):
+            where = np.array([*at, *rest])
             index = [*where[:, None], *others]
             for chunk in chunks_of(self.array, index, int(self.n_units[tuple(where)])):
                 found.setdefault(chunk, []).append(where)
@@ -114,9 +113,6 @@ class Chunks:
                 return str(error).removeprefix("store: ")
         return found
 
-    def _missing(self, index: Sequence[NDArray], holds: NDArray) -> list[Path]:
-        return missing_chunks(self.array, index, int(self.n_units[tuple(holds.T)].max()))
-
     def _check_marks(self, box: tuple[slice, ...], holds: NDArray) -> None:
         at = box[: self.marked.ndim]
         with reading(self.marks.store_path):
@@ -125,10 +121,9 @@ class Chunks:
         of_these = [where for where in changed if (holds[:, : len(at)] == where).all(axis=1).any()]
         if not of_these:
             return
-        if not folder_of(self.marks).exists():
-            raise InputError(
-                f"store: {folder_of(self.marks).parent} is not there any more; open it where it is"
-            )
+        folder = address_of(self.marks)
+        if not folder.exists():
+            raise InputError(f"store: {folder.parent} is not there any more; open it where it is")
         raise InputError(
             f"store: {self._name(of_these[0])} has been written again since the store was opened; "
             "expected what was there: open it again"

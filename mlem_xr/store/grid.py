@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from mlem_xr.schema import DIMENSIONS, InputError
+from mlem_xr.store.address import Address, address_of, each, missing_files
 
 COMPRESSOR = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
 """Chosen by measurement, see tests/benchmarks/test_compression.py."""
@@ -63,6 +63,13 @@ def array_of(group: zarr.Group, name: str) -> zarr.Array:
     return array.with_config({"write_empty_chunks": True})
 
 
+def open_arrays(group: zarr.Group, names: Iterable[str]) -> dict[str, zarr.Array]:
+    """Return these arrays of a grid by name."""
+    names = list(names)
+    arrays = each(address_of(group), lambda name: array_of(group, name), names)
+    return dict(zip(names, arrays, strict=True))
+
+
 def values_of(array: zarr.Array) -> np.ndarray:
     """Read a whole array of a grid."""
     try:
@@ -91,19 +98,18 @@ def chunk_key(array: zarr.Array, chunk: tuple[int, ...]) -> str:
     return str(array.metadata.encode_chunk_key(chunk))
 
 
-def missing_chunks(array: zarr.Array, index: Sequence[np.ndarray], n_units: int) -> list[Path]:
-    """Name the chunks of a part of an array that must be there and are not.
-
-    `index` has the positions along each dimension, of which those beyond `n_units` units may lack.
-    """
-    chunks = chunks_of(array, index, n_units)
-    return [file_of(array, chunk) for chunk in chunks if _is_missing(array, chunk)]
+def missing_chunks(array: zarr.Array, chunks: Iterable[tuple[int, ...]]) -> list[Address]:
+    """Return where those chunks would be that must be there and are not."""
+    return missing_files([file_of(array, chunk) for chunk in chunks]) if _has_all(array) else []
 
 
 def chunks_of(
     array: zarr.Array, index: Sequence[np.ndarray], n_units: int
 ) -> Iterator[tuple[int, ...]]:
-    """List the chunks of a part of an array, as `missing_chunks` does."""
+    """List the chunks of a part of an array.
+
+    `index` has the positions along each dimension, of which those beyond `n_units` units may lack.
+    """
     chunks = [
         np.unique((i[i < n_units] if dim == "unit" else i) // size).tolist()
         for dim, i, size in zip(dims_of(array), index, array.chunks, strict=True)
@@ -114,7 +120,7 @@ def chunks_of(
 def problem_of(array: zarr.Array, chunk: tuple[int, ...]) -> str:
     """Read a chunk that must be there; say what is wrong with it, or nothing."""
     if not file_of(array, chunk).exists():
-        return "is missing" if _is_missing(array, chunk) else ""
+        return "is missing" if _has_all(array) else ""
     try:
         array.blocks[chunk]
     except MemoryError:
@@ -124,20 +130,14 @@ def problem_of(array: zarr.Array, chunk: tuple[int, ...]) -> str:
     return ""
 
 
-def _is_missing(array: zarr.Array, chunk: tuple[int, ...]) -> bool:
+def _has_all(array: zarr.Array) -> bool:
     # Without checksums: made by an older version, which omitted chunks of nothing but fill values.
-    has_all = CHECKSUM in getattr(array.metadata, "codecs", ())
-    return has_all and not file_of(array, chunk).exists()
+    return CHECKSUM in getattr(array.metadata, "codecs", ())
 
 
-def file_of(array: zarr.Array, chunk: tuple[int, ...]) -> Path:
+def file_of(array: zarr.Array, chunk: tuple[int, ...]) -> Address:
     """Return where a chunk lies."""
-    return folder_of(array) / chunk_key(array, chunk)
-
-
-def folder_of(array: zarr.Array) -> Path:
-    """Return where an array lies."""
-    return Path(str(getattr(array.store, "root", "")), array.path)
+    return address_of(array) / chunk_key(array, chunk)
 
 
 def create_array(
@@ -230,7 +230,8 @@ def extend(
         dim: known[dim] + [v for v in dict.fromkeys(values) if v not in known[dim]]
         for dim, values in labels.items()
     }
-    for array in arrays_of(group).values():
+
+    def extend_array(array: zarr.Array) -> None:
         dims = dims_of(array)
         if dims != (array.basename,):
             shape = [
@@ -239,6 +240,8 @@ def extend(
             ]
             if tuple(shape) != array.shape:
                 array.resize(tuple(shape))
+
+    each(address_of(group), extend_array, arrays_of(group).values())
     for dim, values in full.items():
         if len(values) > len(known[dim]):
             array = array_of(group, dim)
@@ -266,18 +269,24 @@ def read_grid(
 
     `without` names arrays that are not loaded.
     """
-    arrays = arrays_of(group) if names is None else {name: array_of(group, name) for name in names}
+    arrays = arrays_of(group) if names is None else open_arrays(group, names)
     dims = dict.fromkeys(dim for array in arrays.values() for dim in dims_of(array))
-    labels = {dim: array_of(group, dim) for dim in dims}
-    variables = {
-        dim: xr.Variable(dim, _labels(array), dict(array.attrs)) for dim, array in labels.items()
-    }
-    for name in [name for name in arrays if name not in labels and name not in without]:
+
+    def labels_along(dim: str) -> xr.Variable:
+        array = array_of(group, dim)
+        return xr.Variable(dim, _labels(array), dict(array.attrs))
+
+    def variable(name: str) -> xr.Variable:
         # Opened after the labels were read: other processes make arrays grow before they add them.
         array = array_of(group, name)
-        cut = tuple(slice(0, variables[dim].size) for dim in dims_of(array))
-        variables[name] = xr.Variable(dims_of(array), values_of(array)[cut], dict(array.attrs))
-    return xr.Dataset(variables, attrs=dict(group.attrs)).set_coords(list(labels))
+        cut = tuple(slice(0, labels[dim].size) for dim in dims_of(array))
+        return xr.Variable(dims_of(array), values_of(array)[cut], dict(array.attrs))
+
+    where = address_of(group)
+    labels = dict(zip(dims, each(where, labels_along, dims), strict=True))
+    others = [name for name in arrays if name not in labels and name not in without]
+    variables = dict(zip(others, each(where, variable, others), strict=True))
+    return xr.Dataset(labels | variables, attrs=dict(group.attrs)).set_coords(list(labels))
 
 
 def sort_labels(data: xr.Dataset, dims: Iterable[str]) -> xr.Dataset:

@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 import zarr
 
+from mlem_xr.store.address import Address, open_zarr
 from mlem_xr.store.grid import array_of, check_labels, last_marked, read_grid, reading
 
 VERSION = version("mlem_xr")
@@ -31,12 +31,12 @@ def folder_of(attrs: Mapping[str, Any]) -> str:
     return f"results/{attrs['analysis']}/{key}"
 
 
-def is_saved(path: Path, attrs: Mapping[str, Any]) -> bool:
+def is_saved(path: Address, attrs: Mapping[str, Any]) -> bool:
     """Say whether a store has a result with these attributes; its marks are made last."""
     return (path / folder_of(attrs) / "computed_from" / "zarr.json").exists()
 
 
-def open_group(path: Path, attrs: Mapping[str, Any]) -> zarr.Group:
+def open_group(path: Address, attrs: Mapping[str, Any]) -> zarr.Group:
     """Open the group of a saved result."""
     return open_folder(path / folder_of(attrs))
 
@@ -49,7 +49,7 @@ def read_result(group: zarr.Group, **arrays: Any) -> xr.Dataset:
     return data
 
 
-def all_groups(path: Path, analysis: str = "*") -> Iterator[zarr.Group]:
+def all_groups(path: Address, analysis: str = "*") -> Iterator[zarr.Group]:
     """Open all results that describe themselves, of one analysis or of all."""
     for folder in all_folders(path, analysis):
         group = open_folder(folder)
@@ -57,16 +57,16 @@ def all_groups(path: Path, analysis: str = "*") -> Iterator[zarr.Group]:
             yield group
 
 
-def all_folders(path: Path, analysis: str = "*") -> list[Path]:
+def all_folders(path: Address, analysis: str = "*") -> list[Address]:
     """List where results lie, of one analysis or of all."""
-    marks = sorted((path / "results").glob(f"{analysis}/*/computed_from/zarr.json"))
-    return [file.parent.parent for file in marks]
+    marks: Any = (path / "results").glob(f"{analysis}/*/computed_from/zarr.json")
+    return [file.parent.parent for file in sorted(marks)]
 
 
-def open_folder(folder: Path) -> zarr.Group:
+def open_folder(folder: Address) -> zarr.Group:
     """Open the group of a result where it lies."""
     with reading(folder):
-        return zarr.open_group(folder, mode="r", use_consolidated=False)
+        return open_zarr(folder, "r")
 
 
 def about(group: zarr.Group) -> dict[str, Any]:

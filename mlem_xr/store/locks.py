@@ -9,6 +9,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mlem_xr.schema import InputError
+from mlem_xr.store.address import Address
+from mlem_xr.store.leases import leased
+from mlem_xr.store.objects import Objects
 
 _PATIENCE = 5.0
 """Seconds of waiting after which it is said what is waited for."""
@@ -19,8 +22,18 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Address) -> Iterator[None]:
     """Hold the lock of a store or of a part of it, so that processes change it in turn."""
+    if isinstance(path, Objects):
+        with leased(path.with_name(path.name + ".lock"), _PATIENCE):
+            yield
+    else:
+        with _locked_folder(path):
+            yield
+
+
+@contextmanager
+def _locked_folder(path: Path) -> Iterator[None]:
     file = path.with_name(path.name + ".lock")
     lock = FileLock(file)
     try:

@@ -23,6 +23,7 @@ from mlem_xr.running.progress import say
 from mlem_xr.schema import CHECKPOINT, REPRESENTATION, InputError, check_bool, choose, warn
 from mlem_xr.stimuli.table import declared_items
 from mlem_xr.store.activations import open_store
+from mlem_xr.store.address import store_path
 from mlem_xr.store.chunks import Chunks, as_dask
 from mlem_xr.store.grid import array_of, check_labels, dims_of
 from mlem_xr.store.identity import (
@@ -103,7 +104,7 @@ def save_results(
             f"result: nothing to save, as there are {found}; expected labels that list_results "
             "or mlem-xr info shows as recorded"
         )
-    opened = _open(open_group(path, result.attrs), open_store(path))
+    opened = _open(open_group(path, result.attrs), open_store(str(path)))
     return opened.sel({dim: result[dim].values for dim in REPRESENTATION})
 
 
@@ -154,7 +155,7 @@ def open_results(
     activations = open_store(store)
     saved = [
         group
-        for group in all_groups(Path(activations.attrs["store"]), analysis)
+        for group in all_groups(store_path(activations.attrs["store"]), analysis)
         if ("layers" in about(group)["settings"]) == net
     ]
     which = find(
@@ -202,7 +203,7 @@ def list_results(store: str | Path, *, detail: bool = False) -> pd.DataFrame:
     detail = check_bool("detail", detail)
     activations = open_store(store)
     rows: list[dict[Any, Any]] = []
-    for group in all_groups(Path(activations.attrs["store"])):
+    for group in all_groups(store_path(activations.attrs["store"])):
         row = about(group)
         recorded = activations_of(activations, row["settings"])
         record = ANALYSES.get(row["analysis"])

@@ -1,6 +1,5 @@
 """Layers of one checkpoint and pooling in a saved result, which share chunks."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,8 @@ import zarr
 from numpy.typing import NDArray
 
 from mlem_xr.schema import warn
-from mlem_xr.store.grid import array_of, chunk_key, dims_of, folder_of, missing_chunks
+from mlem_xr.store.address import address_of, each, remove_folder
+from mlem_xr.store.grid import array_of, chunk_key, chunks_of, dims_of, missing_chunks, open_arrays
 
 MARKS = "computed_from"
 """The array that says what each layer was computed from, written last."""
@@ -28,7 +28,7 @@ def write_layers(
     that are not there.
     """
     row = tuple(at[dim][0] for dim in dims_of(array_of(group, MARKS))[:-1])
-    zarrs = {name: array_of(group, name) for name in arrays}
+    zarrs = open_arrays(group, arrays)
     if _is_lost(zarrs, row, n_units):
         _clear(zarrs, row)
     try:
@@ -46,9 +46,12 @@ def _put(
     arrays: Mapping[str, NDArray],
     at: Mapping[str, Sequence[int]],
 ) -> None:
-    for name, values in arrays.items():
+    def put(name: str) -> None:
         positions = tuple(_as_slice(at[dim]) for dim in dims_of(zarrs[name]))
-        zarrs[name].oindex[positions] = values
+        zarrs[name].oindex[positions] = arrays[name]
+
+    each(address_of(zarrs[MARKS]), put, [name for name in arrays if name != MARKS])
+    put(MARKS)
 
 
 def _is_lost(zarrs: Mapping[str, zarr.Array], row: tuple[int, ...], n_units: NDArray) -> bool:
@@ -60,7 +63,9 @@ def _is_lost(zarrs: Mapping[str, zarr.Array], row: tuple[int, ...], n_units: NDA
     here = [*(np.array([i]) for i in row), marked]
     most = int(n_units[marked].max())
     return any(
-        missing_chunks(array, [*here, *map(np.arange, array.shape[len(here) :])], most)
+        missing_chunks(
+            array, chunks_of(array, [*here, *map(np.arange, array.shape[len(here) :])], most)
+        )
         for array in zarrs.values()
     )
 
@@ -78,9 +83,9 @@ def _clear(zarrs: Mapping[str, zarr.Array], row: tuple[int, ...]) -> None:
     zarrs[MARKS][row] = ""
     for name, array in zarrs.items():
         if name != MARKS:
-            shutil.rmtree(folder_of(array) / chunk_key(array, row), ignore_errors=True)
+            remove_folder(address_of(array) / chunk_key(array, row))
     warn(
-        f"results: damaged chunks in {folder_of(zarrs[MARKS]).parent} were removed; expected the "
+        f"results: damaged chunks in {address_of(zarrs[MARKS]).parent} were removed; expected the "
         "layers that were in them to be saved again"
     )
 

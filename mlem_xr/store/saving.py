@@ -30,7 +30,7 @@ from mlem_xr.schema import (
     shown,
 )
 from mlem_xr.store.activations import locate, open_store
-from mlem_xr.store.address import store_path
+from mlem_xr.store.address import Address, each, open_zarr, store_path
 from mlem_xr.store.grid import (
     array_of,
     create_array,
@@ -72,7 +72,7 @@ _CHUNK_BYTES = 2**20
 class Destination(NamedTuple):
     """Where a result goes, and what the store says of the activations meanwhile."""
 
-    path: Path
+    path: Address
     """Folder of the result."""
     at: dict[str, list[int]]
     """Positions of the result's labels there."""
@@ -105,7 +105,7 @@ def write_results(
     analysis = _analysis_of(result)
     again = _is_refreshed(analysis, refresh)
     path = store_of(result, store)
-    activations = activations_of(open_store(path), result.attrs["settings"])
+    activations = activations_of(open_store(str(path)), result.attrs["settings"])
     result = _all_dimensions(result)
     _check_source(result, activations)
     n_units = units_of(activations, result).values
@@ -161,8 +161,8 @@ def _check_origin(result: xr.Dataset) -> None:
         )
 
 
-def store_of(result: xr.Dataset, store: str | Path | None) -> Path:
-    """Return the path of the store that a result is saved in."""
+def store_of(result: xr.Dataset, store: str | Path | None) -> Address:
+    """Return the address of the store that a result is saved in."""
     if store is None and "store" not in result.attrs:
         raise InputError("store: none given, and the activations were not opened from one")
     return store_path(result.attrs["store"] if store is None else store)
@@ -188,7 +188,7 @@ def _layers(activations: xr.Dataset, settings: Mapping[str, Any]) -> list[Any]:
     return [choose("layer", layer, known) for layer in settings["layers"]]
 
 
-def _marks(path: Path, result: xr.Dataset) -> xr.DataArray:
+def _marks(path: Address, result: xr.Dataset) -> xr.DataArray:
     """Read what a result was computed from; empty where it never was."""
     labels = {dim: result[dim].values for dim in REPRESENTATION}
     if not is_saved(path, result.attrs):
@@ -306,7 +306,7 @@ def _check_whole(result: xr.Dataset, activations: xr.Dataset) -> None:
 
 def _compute(
     result: xr.Dataset,
-    path: Path,
+    path: Address,
     activations: xr.Dataset,
     todo: list[tuple[int, ...]],
     amount: NDArray,
@@ -361,9 +361,9 @@ def compute_and_write(shared: tuple[xr.Dataset, Destination], task: Task) -> Non
     _write(values, destination, task, origin)
 
 
-def _open_or_create(path: Path, result: xr.Dataset, n_layers_of_store: int) -> zarr.Group:
+def _open_or_create(path: Address, result: xr.Dataset, n_layers_of_store: int) -> zarr.Group:
     """Make the arrays of a result; `computed_from` comes last and says that all are there."""
-    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    root = open_zarr(path, "r+")
     group = root.require_group(folder_of(result.attrs))
     if "computed_from" in group:
         return group
@@ -378,11 +378,15 @@ def _open_or_create(path: Path, result: xr.Dataset, n_layers_of_store: int) -> z
     for label in UNIT_LABELS.keys() & set(result.coords):
         _create_like(group, label, result[label], chunks=result[label].shape)
         array_of(group, label)[:] = result[label].values
-    for name, variable in result.data_vars.items():
+
+    def create(name: Any) -> None:
+        variable = result[name]
         sizes = [n for dim, n in variable.sizes.items() if dim not in REPRESENTATION]
         together = max(1, _CHUNK_BYTES // (math.prod(sizes) * variable.dtype.itemsize))
         layers = min(together, n_layers_of_store)
         _create_like(group, str(name), variable, chunks=[1, 1, 1, 1, layers, *sizes])
+
+    each(path, create, result.data_vars)
     create_array(
         *(group, "computed_from", REPRESENTATION),
         shape=[0] * 5,
@@ -455,7 +459,7 @@ def _write(values: xr.Dataset, destination: Destination, task: Task, origin: str
                 "result: the activations have been recorded again while it was computed"
             )
         # Opened under the lock: zarr drops what others wrote beyond the shape that it knows of.
-        group = zarr.open_group(destination.path, mode="r+", use_consolidated=False)
+        group = open_zarr(destination.path, "r+")
         arrays = {str(name): data.values for name, data in written.items()}
         row = tuple(where[dim][0] for dim in REPRESENTATION[:-1])
         write_layers(group, arrays, where, destination.n_units[row])

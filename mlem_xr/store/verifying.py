@@ -21,6 +21,7 @@ from mlem_xr.store.activations import (
     open_recorded,
     open_stored,
 )
+from mlem_xr.store.address import Address, address_of
 from mlem_xr.store.chunks import Chunks
 from mlem_xr.store.features import decode_features, names_of_stimuli
 from mlem_xr.store.grid import (
@@ -115,7 +116,7 @@ def verify_store(store: str | Path, *, progress: bool = True) -> pd.DataFrame:
     parts: list[_Part] = []
     if names_of_marks(group) and not marks:
         parts, marks = _parts(group, with_stimuli=not rows)
-    rows += marks + _read_all(parts, _root(group), progress)
+    rows += marks + _read_all(parts, address_of(group), progress)
     if not rows:
         say("everything is as it was written", shown=progress)
     return pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
@@ -125,14 +126,10 @@ def _row(**known: Any) -> Row:
     return dict.fromkeys(_COLUMNS, "") | known
 
 
-def _root(group: zarr.Group) -> Path:
-    return Path(str(getattr(group.store, "root", "")))
-
-
 def _damage_of_stimuli(group: zarr.Group, *, with_labels: bool) -> list[Row]:
     """Name the damaged chunks of sentences, features and items, or say that they have changed."""
     names = names_of_stimuli(group)
-    rows = _damaged(group, names, {"part": "stimuli"}, _root(group))
+    rows = _damaged(group, names, {"part": "stimuli"}, address_of(group))
     if rows or not with_labels:
         return rows
     try:
@@ -146,7 +143,9 @@ def _damage_of_marks(group: zarr.Group) -> list[Row]:
     """Name the damaged chunks of labels and marks, and the labels that were lost."""
     part = {"part": "labels and marks"}
     names = names_of_marks(group)
-    rows = _damaged(group, ["sentence", *names], part, _root(group), may_lack=["sentence", *names])
+    rows = _damaged(
+        group, ["sentence", *names], part, address_of(group), may_lack=["sentence", *names]
+    )
     if not rows:
         # A store has a sentence at least.
         for dim, least in ({"sentence": 1} | (least_labels(group) if names else {})).items():
@@ -165,7 +164,7 @@ def _damaged(
     group: zarr.Group,
     names: Sequence[str],
     part: Row,
-    root: Path,
+    root: Address,
     may_lack: Sequence[str] = (),
 ) -> list[Row]:
     """Name the damaged chunks of small arrays, of which those in `may_lack` need not have all."""
@@ -174,20 +173,20 @@ def _damaged(
         try:
             array = array_of(group, name)
         except InputError as error:
-            where = Path(str(group.store_path).removeprefix("file://"), name, "zarr.json")
-            rows.append(_row(**part, file=_within(root, where), problem=_said(error)))
+            where = address_of(group) / name / "zarr.json"
+            rows.append(_row(**part, file=name_within(root, where), problem=_said(error)))
             continue
         for chunk in np.ndindex(array.cdata_shape):
             file = file_of(array, chunk)
             problem = "" if name in may_lack and not file.exists() else problem_of(array, chunk)
             if problem:
-                rows.append(_row(**part, file=_within(root, file), problem=problem))
+                rows.append(_row(**part, file=name_within(root, file), problem=problem))
     return rows
 
 
 def _parts(group: zarr.Group, *, with_stimuli: bool) -> tuple[list[_Part], list[Row]]:
     """Open activations and results, and name what of them cannot be opened."""
-    root = _root(group)
+    root = address_of(group)
     try:
         data, chunks, torn = open_recorded(group, names_of_stimuli(group) if with_stimuli else ())
     except InputError as error:
@@ -201,7 +200,7 @@ def _parts(group: zarr.Group, *, with_stimuli: bool) -> tuple[list[_Part], list[
     rows = [
         _row(
             **{"part": "labels and marks", **checkpoint},
-            file=", ".join(_within(root, f) for f in missing_marks(group, data, checkpoint)),
+            file=", ".join(name_within(root, f) for f in missing_marks(group, data, checkpoint)),
             problem="marks were lost: the checkpoint counts as not recorded",
         )
         for checkpoint in torn
@@ -214,7 +213,7 @@ def _parts(group: zarr.Group, *, with_stimuli: bool) -> tuple[list[_Part], list[
 
 
 def _parts_of_result(
-    folder: Path, root: Path, data: xr.Dataset, usual: Mapping[str, Any]
+    folder: Address, root: Address, data: xr.Dataset, usual: Mapping[str, Any]
 ) -> tuple[list[_Part], list[Row]]:
     part: Row = {"part": folder.parent.name}
     try:
@@ -226,11 +225,11 @@ def _parts_of_result(
         rows = _damage_of_result(group, part, root)
         chunks = {} if rows else open_chunks(group, data)[1]
     except InputError as error:
-        chunks, rows = {}, [_row(**part, file=_within(root, folder), problem=_said(error))]
+        chunks, rows = {}, [_row(**part, file=name_within(root, folder), problem=_said(error))]
     return [_Part(one, part) for one in chunks.values()], _unread(rows, "the result was not read")
 
 
-def _damage_of_result(group: zarr.Group, part: Row, root: Path) -> list[Row]:
+def _damage_of_result(group: zarr.Group, part: Row, root: Address) -> list[Row]:
     """Name the damaged chunks of what a result has beside its variables."""
     arrays = arrays_of(group)
     names = [name for name in arrays if name not in about(group)["variables"]]
@@ -245,7 +244,7 @@ def _settings(group: zarr.Group, usual: Mapping[str, Any]) -> str:
     return str(settings) if record is None else in_words(record, settings, usual)
 
 
-def _read_all(parts: Sequence[_Part], root: Path, progress: bool) -> list[Row]:
+def _read_all(parts: Sequence[_Part], root: Address, progress: bool) -> list[Row]:
     """Read the chunks of all parts, in parallel, and name the damaged ones in their order."""
     pieces = [
         _Piece(i, chunk, holds)
@@ -288,11 +287,12 @@ def _labels_along(labels: Mapping[str, Sequence[Any]], holds: NDArray) -> Iterat
         yield dim, here[0] if len(here) == 1 else ", ".join(map(str, here))
 
 
-def _file(parts: Sequence[_Part], piece: _Piece, root: Path) -> str:
-    return _within(root, file_of(parts[piece.part].chunks.array, piece.chunk))
+def _file(parts: Sequence[_Part], piece: _Piece, root: Address) -> str:
+    return name_within(root, file_of(parts[piece.part].chunks.array, piece.chunk))
 
 
-def _within(root: Path, file: Path) -> str:
+def name_within(root: Any, file: Address) -> str:
+    """Name a file as from the root of its store."""
     return str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
 
 
