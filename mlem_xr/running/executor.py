@@ -159,8 +159,8 @@ def run_large_tasks(
                 future.release()
     finally:
         client.cancel(list(running.values()))
-        # A scheduler that is lost has nothing left to forget.
-        with suppress(OSError, RuntimeError):
+        # A scheduler that is lost has nothing left to forget, and would be waited for.
+        if client.status == "running":
             client.set_metadata(call, None)
 
 
