@@ -71,35 +71,40 @@ def test_random_kills_leave_the_store_that_undisturbed_workers_make(saved, tmp_p
     """Workers are killed at random moments; the same call goes on until all is there."""
     stimuli = networks.stimuli()
     kills, calls = [], []
-    with mx.local_client(2) as client:
+    with mx.local_client(2):
         record(stimuli, saved, tmp_path / "whole.zarr")
-        whole = mx.open_store(tmp_path / "whole.zarr").drop_vars("provenance").load()
-        for run in range(N_RUNS):
-            rng, over, killed = random.Random(run), threading.Event(), list[int]()
+    whole = mx.open_store(tmp_path / "whole.zarr").drop_vars("provenance").load()
+    for run in range(N_RUNS):
+        store, rng = tmp_path / f"{run}.zarr", random.Random(run)
+        over, killed = threading.Event(), list[int]()
 
-            def kill(rng=rng, over=over, killed=killed):
-                while len(killed) < N_KILLS and not over.wait(rng.uniform(0, 2)):
-                    pids = [worker.pid for worker in client.cluster.scheduler.workers.values()]
-                    if pids:
-                        killed.append(rng.choice(pids))
-                        os.kill(killed[-1], signal.SIGKILL)
+        def kill(client, rng=rng, over=over, killed=killed):
+            """Kill workers at work: Dask does not always bring back one that is just starting."""
+            while len(killed) < N_KILLS and not over.wait(rng.uniform(0, 2)):
+                workers = client.cluster.scheduler.workers.values()
+                pids = [worker.pid for worker in workers if worker.processing]
+                if pids:
+                    killed.append(rng.choice(pids))
+                    os.kill(killed[-1], signal.SIGKILL)
 
-            client.wait_for_workers(2, timeout=120)
-            killer = threading.Thread(target=kill)
+        # Workers of its own, as Dask may lose one for good.
+        with mx.local_client(2) as client:
+            killer = threading.Thread(target=kill, args=[client])
             killer.start()
             n_calls, statuses = 0, {"failed"}
             while "failed" in statuses:
                 n_calls += 1
                 # An error if every one failed.
                 with suppress(RuntimeError):
-                    statuses = set(record(stimuli, saved, tmp_path / f"{run}.zarr")["status"])
+                    statuses = set(record(stimuli, saved, store)["status"])
             over.set()
             killer.join()
-            found = mx.open_store(tmp_path / f"{run}.zarr").drop_vars("provenance")
-            xr.testing.assert_equal(found.load(), whole)
-            assert mx.verify_store(tmp_path / f"{run}.zarr", progress=False).empty
-            kills.append(len(killed))
-            calls.append(n_calls)
+        found = mx.open_store(store).drop_vars("provenance")
+        xr.testing.assert_equal(found.load(), whole)
+        assert mx.verify_store(store, progress=False).empty
+        kills.append(len(killed))
+        calls.append(n_calls)
+        report(f"run {run}: {len(killed)} workers killed, {n_calls} calls")
     assert len(np.unique(whole["fingerprint"])) == len(SEEDS) * len(STEPS)
     assert sum(kills) >= N_RUNS
     report(
