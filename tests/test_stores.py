@@ -15,10 +15,11 @@ import xarray as xr
 import zarr
 
 import mlem_xr as mx
-from helpers import layers, save, until, write
+from helpers import forty_sentences, layers, save, until, write
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli.table import from_dataframe
 from mlem_xr.store import activations as stores
+from mlem_xr.store import chunks
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
 """Of Linux: takes a right from what a process starts, here the one to write everywhere."""
@@ -246,7 +247,7 @@ def test_a_killed_process_loses_only_the_checkpoint_in_hand(store):
     """Kill a process with SIGKILL at many moments of writing; readers never see half of it."""
     writer = """
         import sys
-        from helpers import layers, save, until, write
+        from helpers import forty_sentences, layers, save, until, write
         from mlem_xr.store.activations import is_recorded
         for seed in range(1000):
             if not is_recorded(sys.argv[1], model="toy", seed=seed, step=-1):
@@ -280,7 +281,7 @@ def test_a_full_disk_leaves_the_checkpoint_unrecorded(store):
     write(store, layers(0, n_units=400))
     code = """
         import sys
-        from helpers import layers, save, until, write
+        from helpers import forty_sentences, layers, save, until, write
         write(sys.argv[1], layers(1, n_units=400), seed=1)
     """
     process = run_python(code, store, limit=30_000)
@@ -394,7 +395,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_error(stimuli, tmp_path, fixe
         import os, sys
         from pathlib import Path
         import mlem_xr as mx
-        from helpers import layers, save, until, write
+        from helpers import forty_sentences, layers, save, until, write
         from mlem_xr.schema import InputError
 
         store, fixed = map(Path, sys.argv[1:])
@@ -459,3 +460,38 @@ def test_names_of_poolings_and_checkpoints_are_not_taken_letter_by_letter(stimul
 def test_labels_that_cannot_be_stored_are_refused(store, labels, message):
     with pytest.raises(InputError, match=message):
         write(store, layers(0), **labels)
+
+
+def test_a_wide_layer_is_cut_along_units_and_nothing_else_changes(tmp_path, monkeypatch):
+    """Chunks of three units, read and computed one after another, in wider and in narrower ones."""
+    values = {"wide": layers(0, n_units=8), "small": layers(1, n_units=2, n_layers=2)}
+
+    def make(name):
+        path = mx.create_store(forty_sentences(), tmp_path / name, pooling=["first-token", "mean"])
+        for model, activation in values.items():
+            write(path, activation, model=model)
+        return path
+
+    whole = make("whole.zarr")
+    of_a_unit = 4 * values["wide"].sizes["sentence"]
+    for module in (chunks, stores):
+        monkeypatch.setattr(module, "LARGEST", 3 * of_a_unit)
+    path = make("cut.zarr")
+    opened = mx.open_store(path)
+    assert opened["activation"].chunksizes["unit"] == (3, 3, 2)
+    assert mx.open_store(whole)["activation"].chunksizes["unit"] == (8,)
+    xr.testing.assert_equal(opened.load(), mx.open_store(whole).load())
+    for analysis in (mx.univariate_importance, mx.multivariate_importance, mx.mds):
+        expected = analysis(mx.open_store(whole)).compute()
+        assert save(analysis(mx.open_store(path)))["computed"] == 10
+        found = mx.open_results(path, analysis.__name__)
+        xr.testing.assert_allclose(found.drop_vars("computed_from"), expected)
+    assert len(mx.verify_store(path, progress=False)) == 0
+    lost = path / "activation/c/0/0/0/1/0/0/1"
+    lost.unlink()
+    with pytest.raises(InputError, match=r"0/0/0/1/0/0/1 is missing; expected model=wide"):
+        mx.open_store(path).load()
+    assert mx.verify_store(path, progress=False)["file"].tolist() == [str(lost.relative_to(path))]
+    assert mx.missing_checkpoints(path, model=list(values), seed=[0], step=[-1]) == [
+        ("wide", 0, -1)
+    ]

@@ -40,7 +40,7 @@ from mlem_xr.store.address import (
     remove_files,
     store_path,
 )
-from mlem_xr.store.chunks import Chunks, as_dask
+from mlem_xr.store.chunks import LARGEST, Chunks, as_dask
 from mlem_xr.store.features import (
     OF_STIMULI,
     are_intact,
@@ -349,12 +349,13 @@ def open_store(store: str | Path) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        `activation` float32 (model, seed, step, pooling, layer, sentence, unit), Dask-backed, one
-        chunk per layer, NaN where not recorded; `recorded` bool (model, seed, step); `n_units`
-        int32 (model, seed, step, pooling, layer), the number of units that were recorded, 0 where
-        the network lacks the layer. Coordinates: the labels of all dimensions, `text`, the
-        features and the items over `sentence`; `fingerprint` (a hash of the activations) and
-        `provenance` (JSON) over (model, seed, step).
+        `activation` float32 (model, seed, step, pooling, layer, sentence, unit), Dask-backed, a
+        chunk per layer, cut along units where it would pass 64 MiB, NaN where not recorded;
+        `recorded` bool (model, seed, step); `n_units` int32 (model, seed, step, pooling, layer),
+        the number of units that were recorded, 0 where the network lacks the layer.
+        Coordinates: the labels of all dimensions, `text`, the features and the items over
+        `sentence`; `fingerprint` (a hash of the activations) and `provenance` (JSON) over (model,
+        seed, step).
 
     Raises
     ------
@@ -503,7 +504,7 @@ def _write_empty_store(path: Path, stimuli: xr.Dataset, pooling: Iterable[str]) 
 
 
 def _create_variables(group: zarr.Group, n_units: int) -> None:
-    """Make the arrays of the activations; the first network's size is the size of a chunk.
+    """Make the arrays of the activations; the first network's size is the largest of a chunk.
 
     A killed process may have made some of them; the attribute comes last.
     """
@@ -516,10 +517,14 @@ def _create_variables(group: zarr.Group, n_units: int) -> None:
 def _create_variable(group: zarr.Group, name: str) -> None:
     n_dims, chunks, dtype, fill = _VARIABLES[name]
     shape = [len(read_labels(group, dim)) for dim in ACTIVATION[:n_dims]]
+    sizes = [*chunks, *shape[len(chunks) :]]
+    if name == "activation":
+        of_a_unit = shape[-2] * np.dtype(dtype).itemsize
+        sizes[-1] = min(sizes[-1], max(1, LARGEST // max(1, of_a_unit)))
     create_array(
         *(group, name, ACTIVATION[:n_dims]),
         shape=shape,
-        chunks=[*chunks, *shape[len(chunks) :]],
+        chunks=sizes,
         dtype=dtype,
         fill_value=fill,
         overwrite=True,

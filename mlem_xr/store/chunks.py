@@ -4,6 +4,7 @@ A chunk that is missing or damaged, that was written again since, or whose store
 error that names it, never NaN.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from mlem_xr.store.grid import (
     problem_of,
     reading,
 )
+
+LARGEST = 2**26
+"""Bytes of a chunk of activations, which is cut along units where it would be larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +143,16 @@ class Chunks:
 
 
 def as_dask(chunks: Chunks) -> da.Array:
-    """Return a Dask array with a task per chunk; what is cut along units is read together."""
-    sizes = dict(zip(dims_of(chunks.array), chunks.array.chunks, strict=True)) | {"unit": -1}
+    """Return a Dask array with a task per chunk; small ones along units are read together."""
+    sizes = dict(zip(dims_of(chunks.array), chunks.array.chunks, strict=True))
+    if "unit" in sizes:
+        size = math.prod(chunks.array.chunks) * chunks.dtype.itemsize
+        sizes["unit"] *= max(1, LARGEST // size)
     # One task holds the array and all chunks refer to it: the graph stays small. The name is new
     # each time: what was read before a checkpoint was recorded again is not what stands there.
     return da.from_array(
         chunks,
-        chunks=tuple(sizes[dim] for dim in dims_of(chunks.array)),
+        chunks=tuple(sizes.values()),
         name=False,
         inline_array=False,
         fancy=False,
