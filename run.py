@@ -59,7 +59,7 @@ def test(*arguments: str) -> None:
     run(programs(".venv-core", "-e .") / "python", "tests/core_alone.py")
     # There is a process per core: more threads would only wait for each other.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    run(found / "pytest", "-n", "auto", "--dist", "loadfile", *arguments)
+    run(found / "pytest", "-n", "auto", "--dist", "loadfile", "--durations=20", *arguments)
 
 
 def docs() -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
+from distributed.client import _get_global_client
 from safetensors.torch import load_file, save_file
 
 import mlem_xr as mx
@@ -324,8 +325,11 @@ def test_a_scheduler_that_is_lost_is_one_error_and_the_same_command_goes_on(
 def test_a_cluster_that_is_not_there_is_one_error(tmp_path, monkeypatch, cluster, message):
     monkeypatch.setattr(clusters, "_SECONDS_FOR_AN_ANSWER", 0.5)
     (tmp_path / "torn.json").write_text("{")
+    before = dask.config.get("scheduler", None), _get_global_client()
     error = fails("info", "nowhere.zarr", "--cluster", cluster, cwd=tmp_path)
     assert re.match(f"error: cluster: {message}", error)
+    # What never answered is not what Dask computes on from then on.
+    assert (dask.config.get("scheduler", None), _get_global_client()) == before
 
 
 def test_workers_are_asked_for_only_where_they_are_started():

@@ -63,7 +63,8 @@ def cluster_client(cluster: str, n_workers: int | None = None) -> Iterator["Clie
             yield client
         return
     client_of = _slurm_client if cluster == "slurm" else _client_of
-    with _silence(), client_of(cluster, n_workers) as client:
+    # Not the default one: that a client would stay which never found its scheduler, or lost it.
+    with _silence(), client_of(cluster, n_workers) as client, client.as_current():
         yield client
 
 
@@ -94,7 +95,7 @@ def _client_of(cluster: str, n_workers: int | None) -> "Client":
 
     at: dict[str, Any] = {"scheduler_file": cluster} if is_file else {"address": cluster}
     try:
-        return Client(**at, timeout=_SECONDS_FOR_AN_ANSWER)
+        return Client(**at, timeout=_SECONDS_FOR_AN_ANSWER, set_as_default=False)
     except Exception as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
@@ -135,7 +136,7 @@ def _slurm_client(cluster: str, n_workers: int | None) -> Iterator["Client"]:
         ) from error
     with jobs:
         _check_job(jobs.job_script())
-        with Client(jobs) as client:
+        with Client(jobs, set_as_default=False) as client:
             jobs.scale(n_workers)
             yield client
 
