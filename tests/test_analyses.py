@@ -128,6 +128,9 @@ def test_a_representation_is_visited_once_for_all_variables(activations, monkeyp
     data = lazy(activations, layer=1)
     TOY(data, TOY.options(spread=True)).compute(scheduler="sync")
     assert len(visits) == len(set(visits)) == math.prod(data.sizes[d] for d in REPRESENTATION)
+    # Nor for what was asked twice.
+    first, second = (TOY(data, TOY.options()) for _ in range(2))
+    assert first["mean"].data.name == second["mean"].data.name
 
 
 def test_a_record_is_saved_resumed_opened_and_listed(store, toy):

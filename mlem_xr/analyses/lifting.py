@@ -104,7 +104,6 @@ def lift(
         named = da.from_array(
             names,
             chunks=tuple(chunks[dim] for dim in leading),
-            name=False,
             fancy=False,
             meta=np.empty((0,) * len(leading), object),
         )
