@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlem_xr.networks.checkpoints import Checkpoint
+
+if TYPE_CHECKING:
+    from huggingface_hub import HFCacheInfo
 
 
 @contextmanager
@@ -28,10 +32,10 @@ def _commits(checkpoint: Checkpoint) -> set[str]:
 
     Others of the repository may be what another process has just downloaded.
     """
-    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = _cache().repos
     except CacheNotFound:
         return set()
     name = checkpoint.revision or constants.DEFAULT_REVISION
@@ -45,7 +49,15 @@ def _commits(checkpoint: Checkpoint) -> set[str]:
 
 
 def _remove(commits: set[str]) -> None:
-    from huggingface_hub import scan_cache_dir
-
     if commits:
-        scan_cache_dir().delete_revisions(*commits).execute()
+        _cache().delete_revisions(*commits).execute()
+
+
+def _cache() -> "HFCacheInfo":
+    """Return what the hub's library has downloaded, where it downloads to now.
+
+    Its own default is the folder of the moment at which this function was imported.
+    """
+    from huggingface_hub import constants, scan_cache_dir
+
+    return scan_cache_dir(constants.HF_HUB_CACHE)
