@@ -7,6 +7,7 @@ nothing of ours.
 import math
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -144,6 +145,12 @@ def listed(values: Iterable[Any]) -> str:
     texts = [shown(plain_value(value)) for value in values]
     more = [f"... ({len(texts) - _LISTED} more)"] if len(texts) > _LISTED else []
     return ", ".join(texts[:_LISTED] + more) or "none"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, not too long to stand within another."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return textwrap.shorten(line, 200)
 
 
 def check_integer(argument: str, value: Any, *, at_least: int = 0, below: int | None = None) -> int:

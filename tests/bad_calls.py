@@ -1680,6 +1680,15 @@ KINDS: dict[str, Kind] = {
         },
     ),
     "record.device": kind("None", same={"cpu": (constant("cpu"), constant(None))}),
+    "record.device_map": kind(
+        "None",
+        same={"auto": (constant("auto"), constant(None))},
+        wrong={
+            "no device": constant({"encoder": None}),
+            "no such part": constant({"nonsense": "cpu"}),
+            "no such device": constant({"": "nonsense"}),
+        },
+    ),
     "record.layer": several([1, 2], "None", "0", "1", slow=True),
     "record.model": NETWORK,
     "record.pooling": several(["mean", "last-token"], slow=True),

@@ -18,7 +18,7 @@ from mlem_xr.analyses import ANALYSES
 from mlem_xr.store.activations import write_checkpoint
 
 EXTRAS = {
-    "models": ("torch", "transformers", "sentencepiece", "google.protobuf"),
+    "models": ("torch", "transformers", "accelerate", "sentencepiece", "google.protobuf"),
     "plot": ("holoviews", "bokeh", "matplotlib", "panel"),
     "grammars": ("nltk", "wordfreq"),
     "parquet": ("pyarrow",),

@@ -128,6 +128,9 @@ def _roles(table: xr.Dataset) -> str:
 )
 @click.option("--device", help="cpu, cuda, ...")
 @click.option(
+    "--device-map", help="auto: the network is spread over all GPUs, if none can hold it whole."
+)
+@click.option(
     "--dtype",
     default="float32",
     show_default=True,
@@ -158,6 +161,7 @@ def record(source: str, weights: str | None, special_tokens: bool, **given: Any)
         tokenizer=given["tokenizer"],
         trust_remote_code=given["trust_remote_code"],
         device=given["device"],
+        device_map=given["device_map"],
         dtype=given["dtype"],
         batch_size=given["batch_size"],
         keep_weights=given["keep_weights"],

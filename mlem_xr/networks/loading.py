@@ -16,7 +16,7 @@ from mlem_xr.networks.checkpoints import Checkpoint
 from mlem_xr.networks.modules import find_modules
 from mlem_xr.networks.tokens import Tokens, encode, find_file, load_tokenizer
 from mlem_xr.networks.trust import check_own_code, names_of_code
-from mlem_xr.schema import InputError, listed, warn
+from mlem_xr.schema import InputError, first_line, listed, warn
 
 VERSIONS = ("mlem_xr", "torch", "transformers", "numpy")
 """Packages whose versions are stored with each checkpoint."""
@@ -43,7 +43,7 @@ class Network(NamedTuple):
     checkpoint: Checkpoint
     model: Any
     place: Any
-    """The torch device that it is on."""
+    """The torch device that its inputs go to."""
     missing: dict[str, Any]
     """Weights of it that the files lack; they are NaN."""
     provenance: dict[str, Any]
@@ -91,17 +91,16 @@ def load(
     truncate: bool,
     characters: bool,
     trust_remote_code: bool,
-    device: str | None,
     dtype: str,
     module: str | None,
 ) -> tuple[Network, Tokens]:
-    """Load a tokenizer, then the network, and encode the sentences for it.
+    """Load a tokenizer, then the network into memory, and encode the sentences for it.
 
     `rows` has the number of each sentence, for errors; `characters` says whether the places of the
     tokens in the sentences are needed.
     """
-    torch, transformers = _import_models()
-    place = _place(torch, device)
+    import transformers
+
     files = _find("model", checkpoint.source, checkpoint.revision, trust_remote_code)
     others = _find("tokenizer", tokenizer, None, trust_remote_code) if tokenizer else files
     with _loading(files, "a network"), _quiet(transformers):
@@ -109,7 +108,7 @@ def load(
     with _loading(others, "a tokenizer"), _quiet(transformers):
         found = load_tokenizer(others.source, others.where, sentences, trust_remote_code)
     with _loading(files, "a network"), _quiet(transformers):
-        network = _load(checkpoint, files, settings, place, dtype, module)
+        network = _load(checkpoint, files, settings, dtype, module)
     with _loading(others, "a tokenizer"), _quiet(transformers):
         tokens = encode(
             *(found, network.model, sentences),
@@ -144,7 +143,6 @@ def _load(
     checkpoint: Checkpoint,
     files: _Files,
     settings: dict[str, Any],
-    place: Any,
     dtype: str,
     module: str | None,
 ) -> Network:
@@ -180,12 +178,11 @@ def _load(
         "configuration_hash": _configuration_hash(settings),
         "weights_hash": _weights_hash(whole),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-        "device": str(place),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if not hasattr(model, "config"):
         model.config = whole.config
-    model = model.to(place).eval()
+    model.eval()
     modules = {} if module is None else find_modules(model, module)
     prefix = f"{part}." if part else ""
     there = {f"{prefix}{name}": weights for name, weights in model.state_dict().items()}
@@ -194,7 +191,7 @@ def _load(
         for name, weights in there.items()
         if name in missing and not name.endswith(_CONSTANTS)
     }
-    return Network(checkpoint, model, place, lacks, provenance, modules)
+    return Network(checkpoint, model, torch.device("cpu"), lacks, provenance, modules)
 
 
 def _load_weights(kind: Any, source: str, options: dict[str, Any]) -> tuple[Any, Any, set[str]]:
@@ -366,27 +363,15 @@ def _weights_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _import_models() -> tuple[Any, Any]:
+def check_models() -> None:
+    """Refuse to go on where what runs a network is not installed."""
     try:
-        import torch
-        import transformers
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f'recording needs torch and transformers ({error}): pip install "mlem_xr[models]"'
         ) from error
-    return torch, transformers
-
-
-def _place(torch: Any, device: str | None) -> Any:
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device: {device!r} cannot be used ({first_line(error)}); "
-            "expected a torch device such as 'cpu' or 'cuda'"
-        ) from error
-    return place
 
 
 @contextmanager
@@ -421,9 +406,3 @@ def _quiet(transformers: Any) -> Iterator[None]:
         settings.set_verbosity(verbosity)
         if bars:
             settings.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, not too long to stand within another."""
-    line = next(iter(str(error).strip().splitlines()), "")
-    return textwrap.shorten(line, 200)

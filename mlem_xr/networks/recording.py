@@ -23,8 +23,9 @@ import xarray as xr
 from mlem_xr.kernels.distances import is_constant
 from mlem_xr.networks.checkpoints import Checkpoint, resolve_all
 from mlem_xr.networks.downloads import weights_of
-from mlem_xr.networks.loading import Network, first_line, load
+from mlem_xr.networks.loading import Network, check_models, load
 from mlem_xr.networks.modules import check_module, watched
+from mlem_xr.networks.placing import DeviceMap, check_device_map, check_places, placed
 from mlem_xr.networks.pooling import pool
 from mlem_xr.networks.tokens import Tokens, tokens_of
 from mlem_xr.running.executor import current_client, run_large_tasks
@@ -44,6 +45,7 @@ from mlem_xr.schema import (
     check_step,
     check_text,
     choose,
+    first_line,
     several,
     warn,
 )
@@ -95,6 +97,8 @@ class _Asked(NamedTuple):
     module: str | None
     tokenizer: str | None
     batch_size: int
+    device: str | None
+    device_map: DeviceMap | None
     loading: dict[str, Any]
     """Further options of `load`."""
     keep_weights: bool
@@ -139,6 +143,7 @@ def record(
     tokenizer: str | Path | None = None,
     trust_remote_code: bool = False,
     device: str | None = None,
+    device_map: Literal["auto"] | Mapping[str, str | int] | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     batch_size: int = 64,
     keep_weights: bool = True,
@@ -191,6 +196,10 @@ def record(
         It can do whatever you can: read it first.
     device : str, optional
         A torch device such as `"cpu"` or `"cuda:1"`; None: the GPU if there is one.
+    device_map : "auto" or mapping, optional
+        Devices of the parts of a network that none can hold whole: names of parts, as in
+        ``{"embeddings": 0, "encoder.layer.0": "cuda:1", ...}``, to torch devices, numbers of GPUs,
+        or `"disk"`; `"auto"` spreads it over all GPUs and leaves the rest in memory.
     dtype : {"float32", "bfloat16", "float16"}
         What the network computes in; float32 is stored in any case.
     batch_size : int
@@ -260,18 +269,21 @@ def record(
         tokenizer = fspath(tokenizer)
     if device is not None:
         device = check_text("device", device, "a torch device such as 'cpu' or 'cuda'")
+    if device_map is not None:
+        device_map = check_device_map(device_map)
+    if device is not None and device_map is not None:
+        raise InputError(f"device_map: found it beside device={device!r}; expected one of both")
     checkpoints = resolve_all(model, seeds, steps, source=source, revision=revision)
     stimuli = read_stimuli(stimuli)
     which, texts = pd.factorize(stimuli["text"].values)
     spans = target_spans(stimuli) if TARGET in poolings else None
     asked = _Asked(
         *(stimuli, store, texts.tolist(), which, spans, poolings, layers, module),
-        *(_text(tokenizer), batch_size),
+        *(_text(tokenizer), batch_size, device, device_map),
         loading={
             "add_special_tokens": add_special_tokens,
             "truncate": truncate,
             "trust_remote_code": trust_remote_code,
-            "device": device,
             "dtype": dtype,
         },
         keep_weights=keep_weights,
@@ -363,6 +375,8 @@ def _record_one(asked: _Asked, checkpoint: Checkpoint) -> str:
     if not asked.overwrite and stored.is_recorded(asked.store, **checkpoint.labels):
         # Another process was quicker.
         return "skipped"
+    check_models()
+    check_places(asked.device, asked.device_map)
     with weights_of(checkpoint, keep=asked.keep_weights):
         network, tokens = load(
             *(checkpoint, asked.texts),
@@ -372,8 +386,12 @@ def _record_one(asked: _Asked, checkpoint: Checkpoint) -> str:
             module=asked.module,
             **asked.loading,
         )
-        activation = _run(network, tokens, asked)
-        provenance = network.provenance
+        _check_missing(network, tokens.inputs)
+        folder = scratch_folder(asked.store)
+        with placed(network.model, asked.device, asked.device_map, folder) as (place, devices):
+            network = network._replace(place=place)
+            activation = _run(network, tokens, asked)
+        provenance = network.provenance | {"device": devices}
         del network
     stored.create_store(asked.stimuli, asked.store, pooling=asked.poolings)
     stored.settle_module(asked.store, asked.module)
@@ -569,7 +587,6 @@ def _states(
     batch, all are run alone; should it be random, it is refused.
     """
     first, *others = _batches(inputs, batch_size)
-    _check_missing(network, inputs, first[:_CHECKED])
     hidden = _forward(network, inputs, first)
     alone = _forward(network, inputs, first[-1:])
     last = {layer: states[-1:] for layer, states in hidden.items()}
@@ -590,7 +607,7 @@ def _states(
     yield from ((rows, _forward(network, inputs, rows)) for rows in others)
 
 
-def _check_missing(network: Network, inputs: Inputs, rows: np.ndarray) -> None:
+def _check_missing(network: Network, inputs: Inputs) -> None:
     """Refuse a network whose activations depend on weights that its files lack.
 
     NaN alone would not show that: what only says which expert is chosen never gets into a sum.
@@ -599,6 +616,7 @@ def _check_missing(network: Network, inputs: Inputs, rows: np.ndarray) -> None:
 
     if not network.missing:
         return
+    rows = _batches(inputs, _CHECKED)[0]
     expected = _forward(network, inputs, rows)
     generator = torch.Generator().manual_seed(0)
     for weights in network.missing.values():
