@@ -49,7 +49,7 @@ def over_pairs(data):
         return scan(data)
 
 
-def no_errors(sums, design, folds, metrics, items, options):
+def no_errors(sums, design, folds, metrics, *others):
     n_targets, n_features = metrics.importance.shape
     return np.zeros((n_targets, n_features + 1))
 
