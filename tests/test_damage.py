@@ -13,6 +13,7 @@ from zarr.storage import LocalStore
 import mlem_xr as mx
 from helpers import forty_sentences, layers, save, write
 from mlem_xr.schema import InputError
+from mlem_xr.store import tasks
 from mlem_xr.store.activations import OLDER, missing_checkpoints
 
 CHECKPOINTS = [("toy", 0), ("toy", 1), ("small", 0)]
@@ -222,7 +223,9 @@ def test_labels_of_a_result_that_were_lost_are_an_error(store):
 
 
 @pytest.mark.parametrize("damage", [lose, empty, cut_short, flip])
-def test_a_damaged_chunk_of_a_result_is_named_and_saving_again_mends_it(store, damage):
+def test_a_damaged_chunk_of_a_result_is_named_and_saving_again_mends_it(store, damage, monkeypatch):
+    # Layers are written one by one, so that the chunk is read.
+    monkeypatch.setattr(tasks, "_WORTHWHILE", 1)
     expected = numbers(store)[1]
     opened = mx.open_results(store, "univariate_importance")
     file = sorted((results_of(store) / "importance" / "c" / "0" / "1").rglob("0"))[-1]
@@ -235,6 +238,13 @@ def test_a_damaged_chunk_of_a_result_is_named_and_saving_again_mends_it(store, d
         assert np.isfinite(result["importance"].sel(model="toy", seed=0)).all()
     with pytest.warns(UserWarning, match="damaged chunks in .*univariate.* were removed"):
         save(mx.univariate_importance(mx.open_store(store)), refresh=["importance"])
+    xr.testing.assert_identical(numbers(store)[1], expected)
+
+
+def test_a_damaged_chunk_that_is_written_whole_is_not_read(store):
+    expected = numbers(store)[1]
+    flip(sorted((results_of(store) / "importance" / "c" / "0" / "1").rglob("0"))[-1])
+    save(mx.univariate_importance(mx.open_store(store)), refresh=["importance"])
     xr.testing.assert_identical(numbers(store)[1], expected)
 
 

@@ -133,7 +133,8 @@ def test_an_interruption_says_what_is_saved_and_how_to_go_on(store, capsys):
         mx.save_results(result)
     said = capsys.readouterr().err.splitlines()[-1]
     n_saved = int(mx.list_results(store)["current"].item())
-    assert 4 <= n_saved < 16
+    # The three layers of the first checkpoint are written together.
+    assert 3 <= n_saved < 16
     assert said == (
         f"univariate_importance: interrupted; {n_saved} of 16 representations are saved; "
         "the same call goes on"

@@ -16,7 +16,7 @@ from mlem_xr.kernels.explain import explain_units
 from mlem_xr.schema import REPRESENTATION, InputError
 from mlem_xr.store import saving
 from mlem_xr.store.activations import write_checkpoint
-from mlem_xr.store.tasks import cut_into_tasks
+from mlem_xr.store.tasks import cut_into_tasks, least_in_a_task
 
 
 def n_layers(task):
@@ -51,6 +51,17 @@ def test_no_task_is_more_than_a_small_part_of_the_work():
     assert len(cut_into_tasks(positions, n_workers=1)) == 12
     positions = [(0, 0, 0, 0, layer) for layer in range(120)]
     assert max(map(n_layers, cut_into_tasks(positions, n_workers=1))) == 10
+
+
+def test_small_representations_share_a_task_as_far_as_they_are_neighbors():
+    positions = [(0, seed, 0, 0, layer) for seed in range(2) for layer in range(12)]
+    for least, expected in ((5, [6, 6, 6, 6]), (100, [12, 12])):
+        cut = cut_into_tasks(positions, n_workers=2, least=least)
+        assert list(map(n_layers, cut)) == expected
+        assert [position for task in cut for position in positions_of(task)] == positions
+    assert least_in_a_task(n_sentences=522, n_units=768) == 6
+    assert least_in_a_task(n_sentences=7680, n_units=768) == 1
+    assert least_in_a_task(n_sentences=1, n_units=1) > 10**6
 
 
 def test_nothing_to_do():

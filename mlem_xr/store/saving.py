@@ -52,7 +52,7 @@ from mlem_xr.store.identity import (
 )
 from mlem_xr.store.locks import locked
 from mlem_xr.store.rows import write_layers
-from mlem_xr.store.tasks import Task, cut_into_tasks
+from mlem_xr.store.tasks import Task, cut_into_tasks, least_in_a_task
 
 REFRESH = {
     "activations": ("distances", "mds", "importance"),
@@ -326,7 +326,8 @@ def _compute(
     folder = path / folder_of(result.attrs)
     n_units = units_of(activations, saved).values
     destination = Destination(folder, at, fingerprint, provenance, checkpoint_at, n_units)
-    tasks = cut_into_tasks(todo, n_workers=n_workers())
+    least = least_in_a_task(activations.sizes["sentence"], activations.sizes["unit"])
+    tasks = cut_into_tasks(todo, n_workers=n_workers(), least=least)
     unit = "units" if "unit" in result.dims else "representations"
     amounts = [int(amount[tuple(task[dim] for dim in REPRESENTATION)].sum()) for task in tasks]
 
