@@ -166,7 +166,7 @@ def test_a_worker_that_sees_another_store_makes_none(saved, tmp_path):
     """As on machines that do not share the folder."""
     asked = recording._Asked(
         *(networks.stimuli(), tmp_path / "s.zarr", networks.SENTENCES, np.arange(11)),
-        *(None, ["mean"], None, None, None, 64, {}, True, False),
+        *(None, ["mean"], None, None, None, 64, None, None, {}, True, False),
     )
     with pytest.raises(
         InputError, match=r"^store: a worker on .* does not see .*s\.zarr; expected"
