@@ -16,6 +16,9 @@ _SHARE_OF_THE_REST, _SHARE_OF_THE_WHOLE = 2, 12
 """A task is at most this fraction of a worker's share of what is left, and of all there is."""
 
 
+_TASKS_PER_WORKER = 4
+"""So many at least, so that no worker waits long for the last one: the work may be slow."""
+
 _WORTHWHILE = 2**29
 """Pairs times units of a task that is worth its own cost, some 50 ms: a core does about ten times
 as many per second."""
@@ -35,7 +38,7 @@ def cut_into_tasks(
     workers end at about the same time (guided self-scheduling, Polychronopoulos & Kuck 1987,
     https://doi.org/10.1109/TC.1987.5009495). None is more than a small fraction of the whole, which
     is what an interruption may lose and what a progress bar waits for; but `least` are together, if
-    a run has as many.
+    a run has as many, and there are still several tasks for each worker.
     """
     runs: list[list[tuple[int, ...]]] = []
     for position in positions:
@@ -44,6 +47,7 @@ def cut_into_tasks(
         else:
             runs.append([position])
     cuts, left = [], len(positions)
+    least = max(1, min(least, left // (_TASKS_PER_WORKER * n_workers)))
     for run in runs:
         most = min(left / _SHARE_OF_THE_REST, len(positions) / _SHARE_OF_THE_WHOLE) / n_workers
         n_tasks = min(math.ceil(len(run) / max(1, most)), max(1, len(run) // least))
