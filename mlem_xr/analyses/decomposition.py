@@ -19,6 +19,7 @@ from mlem_xr.analyses.importance import (
 )
 from mlem_xr.analyses.options import integer, option
 from mlem_xr.kernels import decompose as kernel
+from mlem_xr.kernels.distances import Function
 from mlem_xr.schema import InputError, shown
 
 Method = Literal["shapley", "sampled"]
@@ -110,7 +111,7 @@ def decompose(
     per: Per = "layer",
     method: Method = "shapley",
     n_draws: int = 250,
-    distance: str = "euclidean",
+    distance: str | Function = "euclidean",
     target: str = "square",
     min_max: bool | None = None,
     zscore: bool = False,

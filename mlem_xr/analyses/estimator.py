@@ -15,6 +15,7 @@ from mlem_xr.analyses.arrays import from_arrays
 from mlem_xr.analyses.importance import ALPHAS, Conditional, Folds, Scale
 from mlem_xr.analyses.multivariate import multivariate_importance
 from mlem_xr.analyses.neural_distances import distances
+from mlem_xr.kernels.distances import Function
 from mlem_xr.schema import kind_of
 from mlem_xr.stimuli.pairs import feature_distances
 from mlem_xr.stimuli.table import feature_values
@@ -78,7 +79,7 @@ class MLEM(BaseEstimator):
     def __init__(
         self,
         *,
-        distance: str = "euclidean",
+        distance: str | Function = "euclidean",
         target: str = "square",
         zscore: bool = False,
         scale: Scale = "linear",

@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from mlem_xr.analyses.base import Output
+from mlem_xr.analyses.neural_distances import distance_option
 from mlem_xr.analyses.options import SEED, Options, number, option, sorted_tuple
-from mlem_xr.kernels.distances import DISTANCES
+from mlem_xr.kernels.distances import Function, find_distance
 from mlem_xr.kernels.targets import TARGETS
 from mlem_xr.schema import InputError, check_text, several, shown, warn
 
@@ -51,7 +52,7 @@ def _checked_groups(name: str, value: Any) -> tuple[tuple[str, tuple[str, ...]],
 class MetricOptions(Options):
     """The options of whatever fits a metric."""
 
-    distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
+    distance: str | Function = distance_option()
     target: str = option(
         "square", "What is predicted: square, or none (the distance itself).", known=TARGETS
     )
@@ -101,7 +102,7 @@ class ImportanceOptions(MetricOptions):
 
 def check_of_one_unit(options: Any) -> None:
     """Refuse distances that mean nothing in one dimension, where single units are asked for."""
-    if options.per == "unit" and not DISTANCES[options.distance].of_one_unit:
+    if options.per == "unit" and not find_distance(options.distance).of_one_unit:
         raise InputError(
             f"distance: {options.distance!r} means nothing for a single unit; "
             "expected another one, such as 'euclidean', or per='layer'"

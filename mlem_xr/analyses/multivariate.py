@@ -19,6 +19,7 @@ from mlem_xr.analyses.importance import (
     warn_of_useless_features,
     with_items,
 )
+from mlem_xr.kernels.distances import Function
 from mlem_xr.kernels.explain import explain_layer
 
 MULTIVARIATE = Analysis(
@@ -40,7 +41,7 @@ MULTIVARIATE = Analysis(
 def multivariate_importance(
     activations: xr.Dataset,
     *,
-    distance: str = "euclidean",
+    distance: str | Function = "euclidean",
     target: str = "square",
     min_max: bool | None = None,
     zscore: bool = False,
@@ -80,9 +81,9 @@ def multivariate_importance(
     activations : xr.Dataset
         The opened store, or any Dataset with `activation` (..., sentence, unit) and the features
         as coordinates over `sentence`; NumPy- or Dask-backed.
-    distance : str
-        A metric of `sklearn.metrics.pairwise_distances`, or `norm_diff`: the absolute difference
-        of the Euclidean norms.
+    distance : str or callable
+        A metric of `sklearn.metrics.pairwise_distances`; `norm_diff`: the absolute difference
+        of the Euclidean norms; or a function of two sentences, as in `distances`.
     target : {"square", "none"}
         What is predicted: the square of the distance, or the distance itself.
     min_max : bool, optional

@@ -1,19 +1,41 @@
 """Neural distances between sentences."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import xarray as xr
 
 from mlem_xr.analyses.base import Analysis, Output
-from mlem_xr.analyses.options import Options, option
-from mlem_xr.kernels.distances import DISTANCES, neural_distances
+from mlem_xr.analyses.options import FUNCTION, Options, option, plain
+from mlem_xr.kernels.distances import DISTANCES, Function, neural_distances
+from mlem_xr.schema import InputError, choose
+
+
+def check_distance(name: str, value: Any) -> str | Function:
+    """Return the name of a known distance, or a function of two sentences."""
+    if callable(value):
+        return value
+    if isinstance(value, str) and value.startswith(FUNCTION):
+        # As in the settings of a result: there is no telling whether a function is the same.
+        raise InputError(
+            f"{name}: {value!r} is known by its name alone; expected a distance that has one here, "
+            f"or 'precomputed' with the distances that the function gives"
+        )
+    return choose(name, value, DISTANCES)
+
+
+def distance_option() -> Any:
+    """Return the option of what takes any distance."""
+    return option(
+        "euclidean", "Distance between activations.", known=DISTANCES, check=check_distance
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceOptions(Options):
     """The options of the distances."""
 
-    distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
+    distance: str | Function = distance_option()
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
 
 
@@ -30,7 +52,7 @@ NEURAL_DISTANCES = Analysis(
 
 
 def distances(
-    activations: xr.Dataset, *, distance: str = "euclidean", zscore: bool = False
+    activations: xr.Dataset, *, distance: str | Function = "euclidean", zscore: bool = False
 ) -> xr.DataArray:
     """Compute the distance between the activations of every two sentences.
 
@@ -38,9 +60,12 @@ def distances(
     ----------
     activations : xr.Dataset
         With a variable `activation` (..., sentence, unit), NumPy- or Dask-backed.
-    distance : str
-        A metric of `sklearn.metrics.pairwise_distances`, or `norm_diff`: the absolute difference
-        of the Euclidean norms.
+    distance : str or callable
+        A metric of `sklearn.metrics.pairwise_distances`; `norm_diff`: the absolute difference
+        of the Euclidean norms; or a function that takes the activations of two sentences, float64
+        (unit), and returns a number, as the metrics of scikit-learn and `scipy.spatial.distance`
+        do. It is called for each pair of sentences, so it is slow, and what follows from it cannot
+        be saved beside the activations: a store knows no functions.
     zscore : bool
         Whether to bring every unit to mean 0 and standard deviation 1 over the sentences first.
 
@@ -65,7 +90,11 @@ def distances(
     ... )
     >>> float(distances(data).isel(sentence=0, other_sentence=1))
     5.0
+
+    >>> largest = distances(data, distance=lambda a, b: abs(a - b).max())
+    >>> float(largest.isel(sentence=0, other_sentence=1))
+    4.0
     """
     options = DistanceOptions(distance=distance, zscore=zscore)
     result = NEURAL_DISTANCES(activations, options)
-    return result["distance"].assign_attrs(long_name=f"{options.distance} distance")
+    return result["distance"].assign_attrs(long_name=f"{plain(options.distance)} distance")

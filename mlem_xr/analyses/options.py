@@ -69,7 +69,7 @@ class Options:
     @classmethod
     def known(cls, name: str) -> list[Any]:
         """Return the values that an option may have, if they are a few that can be listed."""
-        return choices(cls.kind(name)) or list(cls.spec(name).metadata["known"])
+        return list(cls.spec(name).metadata["known"]) or choices(cls.kind(name))
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:
@@ -97,8 +97,15 @@ class Options:
         return {name: plain(getattr(self, name)) for name in self.names()}
 
 
+FUNCTION = "function "
+"""What the name of a function follows in settings, which cannot say what it does."""
+
+
 def plain(value: Any) -> Any:
     """Return a value as JSON knows it."""
+    if callable(value):
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return f"{FUNCTION}{getattr(value, '__module__', '')}.{name}"
     return [plain(each) for each in value] if isinstance(value, tuple) else value
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from mlem_xr.analyses.base import Analysis, Output
 from mlem_xr.analyses.importance import INPUTS, Per, Scale, check_of_one_unit
+from mlem_xr.analyses.neural_distances import distance_option
 from mlem_xr.analyses.options import SEED, Options, integer, option
-from mlem_xr.kernels.distances import DISTANCES
+from mlem_xr.kernels.distances import Function
 from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.randomization import randomization_design, randomize
 from mlem_xr.kernels.targets import TARGETS
@@ -24,7 +25,7 @@ class RandomizationOptions(Options):
     """The options of a randomization test."""
 
     per: Per = option("layer", "Test the distances over all units of a layer, or each unit alone.")
-    distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
+    distance: str | Function = distance_option()
     target: str = option(
         "square", "What is predicted: square, or none (the distance itself).", known=TARGETS
     )
@@ -113,7 +114,7 @@ def randomization_test(
     activations: xr.Dataset,
     *,
     per: Per = "layer",
-    distance: str = "euclidean",
+    distance: str | Function = "euclidean",
     target: str = "square",
     zscore: bool = False,
     scale: Scale = "linear",

@@ -7,8 +7,9 @@ from typing import Literal
 import xarray as xr
 
 from mlem_xr.analyses.base import Analysis, Output
+from mlem_xr.analyses.neural_distances import distance_option
 from mlem_xr.analyses.options import SEED, Options, integer, number, option
-from mlem_xr.kernels.distances import DISTANCES
+from mlem_xr.kernels.distances import Function
 from mlem_xr.kernels.scaling import place_sentences
 from mlem_xr.schema import InputError
 
@@ -20,7 +21,7 @@ Start = Literal["random", "classical"]
 class ScalingOptions(Options):
     """The options of a multidimensional scaling."""
 
-    distance: str = option("euclidean", "Distance between activations.", known=DISTANCES)
+    distance: str | Function = distance_option()
     zscore: bool = option(False, "Bring every unit to mean 0 and standard deviation 1.")
     n_components: int = option(2, "Number of axes.", check=integer(at_least=1))
     n_init: int = option(
@@ -74,7 +75,7 @@ SCALING = Analysis(
 def mds(
     activations: xr.Dataset,
     *,
-    distance: str = "euclidean",
+    distance: str | Function = "euclidean",
     zscore: bool = False,
     n_components: int = 2,
     n_init: int = 1,
@@ -97,9 +98,9 @@ def mds(
     activations : xr.Dataset
         The opened store, or any Dataset with `activation` (..., sentence, unit) and the features
         as coordinates over `sentence`; NumPy- or Dask-backed.
-    distance : str
-        A metric of `sklearn.metrics.pairwise_distances`, or `norm_diff`: the absolute difference
-        of the Euclidean norms.
+    distance : str or callable
+        A metric of `sklearn.metrics.pairwise_distances`; `norm_diff`: the absolute difference
+        of the Euclidean norms; or a function of two sentences, as in `distances`.
     zscore : bool
         Whether every unit is brought to mean 0 and standard deviation 1 over the sentences first.
     n_components : int

@@ -22,6 +22,7 @@ from mlem_xr.analyses.importance import (
     with_items,
 )
 from mlem_xr.analyses.options import integer, option, sorted_tuple
+from mlem_xr.kernels.distances import Function
 from mlem_xr.kernels.explain import explain_top_units
 from mlem_xr.schema import InputError, check_dataset, check_text, choose
 
@@ -107,7 +108,7 @@ def top_unit_importance(
     *,
     by: str = "r2",
     k: int | Iterable[int],
-    distance: str = "euclidean",
+    distance: str | Function = "euclidean",
     target: str = "square",
     min_max: bool | None = None,
     zscore: bool = False,

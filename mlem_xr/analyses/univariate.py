@@ -21,12 +21,13 @@ from mlem_xr.analyses.importance import (
     warn_of_useless_features,
     with_items,
 )
+from mlem_xr.analyses.neural_distances import check_distance
 from mlem_xr.analyses.options import option
-from mlem_xr.kernels.distances import DISTANCES
+from mlem_xr.kernels.distances import DISTANCES, Function, find_distance
 from mlem_xr.kernels.explain import explain_units
 from mlem_xr.kernels.explain_levels import on_levels
 from mlem_xr.kernels.targets import BLOCK
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError
 
 _PAIRS_PER_TASK = 5e8
 _SENTENCES_PER_TASK = 1e7
@@ -34,9 +35,9 @@ _SENTENCES_PER_TASK = 1e7
 second of work or more, so that its overhead is small."""
 
 
-def _check_distance(name: str, value: Any) -> str:
-    distance = choose(name, value, DISTANCES)
-    if not DISTANCES[distance].of_one_unit:
+def _check_distance(name: str, value: Any) -> str | Function:
+    distance = check_distance(name, value)
+    if not find_distance(distance).of_one_unit:
         raise InputError(
             f"{name}: {distance!r} means nothing for a single unit; "
             "expected another one, such as 'euclidean'"
@@ -48,7 +49,7 @@ def _check_distance(name: str, value: Any) -> str:
 class UnivariateOptions(ImportanceOptions):
     """The options of an analysis of single units, where not every distance has a meaning."""
 
-    distance: str = option(
+    distance: str | Function = option(
         "euclidean",
         "Distance between the activations of a unit.",
         known=[name for name, distance in DISTANCES.items() if distance.of_one_unit],
@@ -85,7 +86,7 @@ UNIVARIATE = Analysis(
 def univariate_importance(
     activations: xr.Dataset,
     *,
-    distance: str = "euclidean",
+    distance: str | Function = "euclidean",
     target: str = "square",
     min_max: bool | None = None,
     zscore: bool = False,

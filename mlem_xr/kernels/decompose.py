@@ -21,7 +21,7 @@ from scipy.special import comb
 
 from mlem_xr.kernels import explain_pairs, moments, permutation, ridge
 from mlem_xr.kernels.design import PairDesign, pair_design
-from mlem_xr.kernels.distances import DISTANCES, distance_matrix, prepared
+from mlem_xr.kernels.distances import distance_matrix, find_distance, prepared
 from mlem_xr.kernels.explain_patterns import fold_statistics
 from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.metrics import Outputs, joined
@@ -91,7 +91,7 @@ def _targets_of_pairs(
     if options.per == "layer":
         yield explain_pairs.of_matrix(_target(activation, options)), 1
         return
-    distance, target = DISTANCES[options.distance], TARGETS[options.target]
+    distance, target = find_distance(options.distance), TARGETS[options.target]
     scaled = prepared(activation, zscore=options.zscore)
     if distance.on_line is None or target.of_units is None:
         for column in scaled.T:
@@ -108,7 +108,7 @@ def _of_units(
     activation: NDArray, design: PairDesign, options: Any
 ) -> Iterator[tuple[NDArray, NDArray]]:
     """Yield the sums of y and of y^2 of some units at a time: (group, T)."""
-    distance, target = DISTANCES[options.distance], TARGETS[options.target]
+    distance, target = find_distance(options.distance), TARGETS[options.target]
     scaled = prepared(activation, zscore=options.zscore)
     if distance.on_line is None or target.of_units is None:
         for column in scaled.T:

@@ -82,7 +82,41 @@ DISTANCES: dict[str, Distance] = {
 of the Euclidean norms; `precomputed`: the activations are distances."""
 
 
-def distance_matrix(activation: NDArray, distance: str, *, zscore: bool = False) -> NDArray:
+Function = Callable[[NDArray, NDArray], float]
+"""The activations of two sentences, float64 (unit) -> their distance."""
+
+
+def find_distance(distance: str | Function) -> Distance:
+    """Return a distance by its name; of a function, the one that it computes."""
+    return Distance(_of_function(distance)) if callable(distance) else DISTANCES[distance]
+
+
+def _of_function(function: Function) -> Callable[[NDArray], NDArray]:
+    def matrix(activation: NDArray) -> NDArray:
+        from scipy.spatial.distance import pdist, squareform
+
+        try:
+            found = squareform(pdist(activation, function))
+            # Each pair is computed once; from one sentence to all others shows that it may be.
+            found[:, 0] = [function(one, activation[0]) for one in activation]
+            itself = np.array([function(one, one) for one in activation], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise Undefined(
+                "distance: the function failed for the activations of two sentences "
+                f"({type(error).__name__}: {error}); expected a number"
+            ) from error
+        # From a sentence to itself it is 0, but for rounding.
+        same = np.abs(itself) <= _ASYMMETRY * np.abs(found).max(initial=0.0)
+        np.fill_diagonal(found, np.where(same, 0.0, itself))
+        check_distances(found)
+        return found
+
+    return matrix
+
+
+def distance_matrix(
+    activation: NDArray, distance: str | Function, *, zscore: bool = False
+) -> NDArray:
     """Compute the distance between every two sentences: float64 (sentence, sentence).
 
     Raises `Undefined` if a distance is undefined, as the cosine distance of a zero vector, or
@@ -98,10 +132,10 @@ def distance_matrix(activation: NDArray, distance: str, *, zscore: bool = False)
     activation = without_rounding(activation)
     if zscore:
         activation = standardize(activation)
-    elif DISTANCES[distance].centered:
+    elif find_distance(distance).centered:
         activation = activation - activation.mean(axis=0)
     try:
-        result = DISTANCES[distance].matrix(activation)
+        result = find_distance(distance).matrix(activation)
     except np.linalg.LinAlgError as error:
         raise Undefined(
             f"distance: {distance!r} cannot be computed from activations of shape "

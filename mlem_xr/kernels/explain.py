@@ -31,9 +31,9 @@ from scipy.linalg.blas import dsyrk
 
 from mlem_xr.kernels import explain_levels, explain_pairs, explain_patterns
 from mlem_xr.kernels.distances import (
-    DISTANCES,
     distance_matrix,
     distances_from_products,
+    find_distance,
     prepared,
     standardize,
 )
@@ -54,7 +54,7 @@ def explain_layer(
 ) -> Outputs:
     """Explain the distances over all units of a layer: one target, without its axis."""
     known = _known(features, options)
-    in_space = DISTANCES[options.distance].in_space
+    in_space = find_distance(options.distance).in_space
     if _on_levels(known, groups, options) and in_space is not None:
         scaled = prepared(activation, zscore=options.zscore)
         outputs = explain_levels.explain_position(in_space(scaled), known.codes, items, options)
@@ -75,7 +75,7 @@ def explain_units(
 ) -> Outputs:
     """Explain the distances over each unit alone: a target per unit."""
     known = _known(features, options)
-    distance, target = DISTANCES[options.distance], TARGETS[options.target]
+    distance, target = find_distance(options.distance), TARGETS[options.target]
     if _on_levels(known, groups, options) and distance.on_line is not None:
         return explain_levels.explain_units(activation, known.codes, items, options)
     scaled = prepared(activation, zscore=options.zscore)
@@ -121,7 +121,7 @@ def explain_top_units(
     n_chosen = chosen.sum(axis=1)
     values = activation.T[ranked[: n_chosen.max()]].T.astype(np.float64)
     scaled = standardize(values) if options.zscore else values - values.mean(axis=0)
-    distance = DISTANCES[options.distance]
+    distance = find_distance(options.distance)
     if _on_levels(known, groups, options) and distance.in_space is not None:
         own = scaled if options.zscore or distance.centered else values
         outputs = joined(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels import influence, layer_levels, permutation, unit_levels
-from mlem_xr.kernels.distances import DISTANCES, constant_units, standardize
+from mlem_xr.kernels.distances import constant_units, find_distance, standardize
 from mlem_xr.kernels.folds import N_FOLDS
 from mlem_xr.kernels.levels import LevelDesign, fold_statistics, level_design
 from mlem_xr.kernels.metrics import Outputs, fit_metrics, joined, outputs_of
@@ -50,7 +50,7 @@ def explain_position(position: NDArray, codes: NDArray, items: NDArray, options:
 def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: Any) -> Outputs:
     """Explain the squared distances over each unit (sentence, unit), some of them at a time."""
     design = level_design(codes, options.random_state, items)
-    on_line = DISTANCES[options.distance].on_line
+    on_line = find_distance(options.distance).on_line
     assert on_line is not None
     constant = constant_units(activation)
     n_units = max(BLOCK, _BYTES // (8 * len(activation)) // BLOCK * BLOCK)

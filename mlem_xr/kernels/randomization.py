@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels import measures
-from mlem_xr.kernels.distances import DISTANCES, distance_matrix, prepared
+from mlem_xr.kernels.distances import distance_matrix, find_distance, prepared
 from mlem_xr.kernels.draws import Items, draw, is_determined, items_of
 from mlem_xr.kernels.features import Features
 from mlem_xr.kernels.targets import TARGETS
@@ -472,7 +472,7 @@ def _partial_correlations(target: Target, design: RandomizationDesign) -> Iterat
 
 def _target_of_layer(activation: NDArray, options: Any) -> Iterator[Target]:
     """Yield the target over all units of a layer."""
-    if DISTANCES[options.distance].from_products and options.target == "square":
+    if find_distance(options.distance).from_products and options.target == "square":
         yield Points(_scaled(prepared(activation, zscore=options.zscore)), over_units=True)
     else:
         matrix = distance_matrix(activation, options.distance, zscore=options.zscore)
@@ -481,7 +481,7 @@ def _target_of_layer(activation: NDArray, options: Any) -> Iterator[Target]:
 
 def _targets_of_units(activation: NDArray, options: Any) -> Iterator[Target]:
     """Yield the targets of single units: of many, or one where a unit takes a matrix."""
-    on_line = DISTANCES[options.distance].on_line
+    on_line = find_distance(options.distance).on_line
     scaled = prepared(activation, zscore=options.zscore)
     if on_line is not None and options.target == "square":
         position = on_line(scaled)

@@ -1,0 +1,100 @@
+"""Distances that a function computes."""
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.spatial import distance as spatial
+
+import mlem_xr as mx
+from helpers import layers, lazy, refuse, write
+from mlem_xr.kernels.distances import distance_matrix
+from mlem_xr.kernels.errors import Undefined
+from mlem_xr.schema import InputError
+
+ANALYSES = [
+    (mx.multivariate_importance, {}),
+    (mx.multivariate_importance, {"folds": "sentences", "zscore": True}),
+    (mx.univariate_importance, {}),
+    (mx.randomization_test, {"n_draws": 9}),
+    (mx.decompose, {}),
+    (mx.mds, {}),
+]
+
+
+@pytest.fixture
+def few(activations):
+    return activations.isel(sentence=slice(0, 24), seed=[0], pooling=[0], layer=[0, 1])
+
+
+@pytest.mark.parametrize("name", ["euclidean", "cosine", "chebyshev", "canberra"])
+def test_a_function_gives_what_its_name_gives(few, name):
+    """Functions of two vectors that SciPy has under the names of scikit-learn."""
+    found = mx.distances(few, distance=getattr(spatial, name))
+    expected = mx.distances(few, distance=name)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    assert found.attrs["long_name"] == f"function scipy.spatial.distance.{name} distance"
+
+
+@pytest.mark.parametrize(("function", "options"), ANALYSES)
+def test_every_analysis_takes_a_function(few, function, options):
+    found = function(few, distance=spatial.canberra, **options)
+    expected = function(few, distance="canberra", **options)
+    xr.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert found.attrs["settings"]["distance"] == "function scipy.spatial.distance.canberra"
+
+
+def test_top_units_and_the_estimator_take_a_function(few):
+    best = mx.univariate_importance(few)
+    found = mx.top_unit_importance(few, best, k=[1, 3], distance=spatial.cityblock)
+    expected = mx.top_unit_importance(few, best, k=[1, 3], distance="cityblock")
+    xr.testing.assert_allclose(found, expected, rtol=1e-9)
+    values, table = (
+        few["activation"].values[0, 0, 0, 0, 0],
+        few[["number", "animate"]].to_dataframe(),
+    )
+    table = table[["number", "animate"]]
+    own, named = (mx.MLEM(distance=d).fit(table, values) for d in (spatial.cityblock, "cityblock"))
+    np.testing.assert_allclose(own.score(table, values), named.score(table, values))
+
+
+def test_functions_that_differ_are_not_taken_for_each_other(few):
+    """Lambdas of one name, written at one place, of which only what they hold differs."""
+    data = lazy(few)
+    with dask.config.set(scheduler=refuse):
+        scaled = [
+            mx.distances(data, distance=lambda a, b, f=f: f * abs(a - b).sum()) for f in (1, 2)
+        ]
+    one, two = dask.compute(*scaled)
+    np.testing.assert_allclose(two, 2 * one)
+    assert float(one.max()) > 0
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda a, b: a[0] - b[0], "distance: a distance of -"),
+        (lambda a, b: max(a[0] - b[0], 0), "distance: distances that differ by .* there and back"),
+        (lambda a, b: 1.0, "distance: a distance of 1.0 of a sentence to itself"),
+        (lambda a, b: np.nan, "distance: NaN or infinite values"),
+        (lambda a, b: None, "distance: NaN or infinite values"),
+        (lambda a, b: a - b, "distance: the function failed .*; expected a number"),
+        (len, "distance: the function failed .*TypeError.*; expected a number"),
+    ],
+)
+def test_functions_that_are_no_distance_are_named(few, function, message):
+    activation = few["activation"].values[0, 0, 0, 0, 0]
+    with pytest.raises(Undefined, match=f"^{message}"):
+        distance_matrix(activation, function)
+    with pytest.raises(InputError, match=rf"^{message}.*\(in model=toy, seed=0, .*layer=1\)$"):
+        mx.multivariate_importance(few, distance=function)
+
+
+def test_a_function_is_not_saved_under_its_name(stimuli, tmp_path):
+    store = mx.create_store(stimuli, tmp_path / "s.zarr", pooling=["mean"])
+    write(store, layers(0).sel(pooling=["mean"]))
+    result = mx.multivariate_importance(mx.open_store(store), distance=spatial.cityblock)
+    with pytest.raises(InputError, match="function scipy.* is known by its name alone; expected"):
+        mx.save_results(result, progress=False)
+    assert mx.list_results(store).empty
+    assert set(mx.to_dataframe(result)["feature"]) == set(stimuli.attrs["features"])
