@@ -94,6 +94,35 @@ def test_levels_against_pairs(name, repeats):
     )
 
 
+def the_same_call(data):
+    with patch.object(explain_levels, "on_levels", lambda options: False):
+        return scan(data)
+
+
+def with_errors_on_both(name, repeats):
+    """Seconds on levels and over pairs in turn, errors over sentences included in either."""
+    data = layer(name)
+    scan(data.isel(unit=slice(0, 64)))
+    the_same_call(data.isel(unit=slice(0, 64)))
+    times = []
+    for _ in range(repeats):
+        (result, own), (expected, pairs) = seconds(scan, data), seconds(the_same_call, data)
+        times.append((own, pairs))
+    for variable in ("importance", "std_error", "r2", "r2_std_error"):
+        scale = float(np.abs(expected[variable]).max())
+        np.testing.assert_allclose(result[variable], expected[variable], atol=1e-5 * scale)
+    return np.median(times, axis=0).tolist()
+
+
+@pytest.mark.benchmark
+def test_the_same_call_over_pairs():
+    (own, pairs), _ = alone(with_errors_on_both, "short_sentence", 5)
+    report(
+        f"the same with errors on both roads, short_sentence: {768 / own:,.0f} units/s on levels, "
+        f"{768 / pairs:,.0f} units/s over pairs; ratio {pairs / own:.0f}"
+    )
+
+
 def growing():
     data = layer("relative_clause")
     scan(data.isel(unit=slice(0, 64)))
