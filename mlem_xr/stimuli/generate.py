@@ -25,7 +25,6 @@ from mlem_xr.stimuli.lexicon import add_frequencies, read_lexicon, select_words
 from mlem_xr.stimuli.rules import Phrase, Rules, Value, Variable, draws, sentences
 from mlem_xr.stimuli.table import from_dataframe
 
-
 _TRIES = 1000
 """Draws that bring no new sentence, after which there seem to be no more."""
 

@@ -91,6 +91,8 @@ class _Path(NamedTuple):
     above: tuple[Rule, ...] = ()
     lemmas: frozenset[str] = frozenset()
     """Those to the left of it that may not occur again."""
+    place: tuple[int, ...] = ()
+    """Which child it is of each rule above, counted from the last."""
 
 
 def sentences(rules: Rules, start: str, *, distinct: Iterable[str] = ()) -> Iterator[Phrase]:
@@ -182,9 +184,7 @@ class _Derivation:
         self.phrases: dict[tuple[str, frozenset[tuple[str, Value]]], list[Phrase]] = {}
         self.fresh = count()
 
-    def expand(
-        self, symbol: str, known: dict[str, Value], path: _Path
-    ) -> Iterable[Phrase]:
+    def expand(self, symbol: str, known: dict[str, Value], path: _Path) -> Iterable[Phrase]:
         key = symbol, frozenset(known.items())
         if key not in self.phrases:
             self.phrases[key] = [
@@ -192,9 +192,7 @@ class _Derivation:
             ]
         return self.phrases[key]
 
-    def apply(
-        self, rule: Rule, known: dict[str, Value], path: _Path
-    ) -> Iterator[Phrase]:
+    def apply(self, rule: Rule, known: dict[str, Value], path: _Path) -> Iterator[Phrase]:
         bindings = unify(rule.category.features, known, {})
         if bindings is None:
             return
@@ -227,22 +225,19 @@ class _Derivation:
             phrase = replace(phrase, words=(*phrase.words, child))
             yield from self.complete(phrase, rest, bindings, path)
             return
-        for part in self.parts(child, bindings, _Path(path.above, path.lemmas | phrase.lemmas)):
+        inside = _Path(path.above, path.lemmas | phrase.lemmas, (*path.place, len(rest)))
+        for part in self.parts(child, bindings, inside):
             part = self.renamed(part)
             agreed = unify(child.features, part.features, bindings)
             if agreed is not None and not phrase.lemmas & part.lemmas:
                 joined = self.join(phrase, {**child.features, **part.features}, part, path)
                 yield from self.complete(joined, rest, agreed, path)
 
-    def parts(
-        self, child: Category, bindings: Bindings, path: _Path
-    ) -> Iterable[Phrase]:
+    def parts(self, child: Category, bindings: Bindings, path: _Path) -> Iterable[Phrase]:
         """Return the phrases that a child may be, by the features known so far."""
         return self.expand(child.symbol, _known(child.features, bindings), path)
 
-    def join(
-        self, phrase: Phrase, features: Features, part: Phrase, path: _Path
-    ) -> Phrase:
+    def join(self, phrase: Phrase, features: Features, part: Phrase, path: _Path) -> Phrase:
         """Append `part`, which as a child of the phrase has these features."""
         role = (features,) if "ROLE" in features else ()
         return Phrase(
@@ -279,10 +274,9 @@ class _Drawing(_Derivation):
                 return
             yield phrase
 
-    def expand(
-        self, symbol: str, known: dict[str, Value], path: _Path
-    ) -> Iterator[Phrase]:
-        key = symbol, frozenset(known.items())
+    def expand(self, symbol: str, known: dict[str, Value], path: _Path) -> Iterator[Phrase]:
+        # Each place has a turn of its own: two nouns of a sentence are chosen independently.
+        key = path.above, path.place, frozenset(known.items())
         if key not in self.fitting:
             rules = self.rules[symbol]
             fitting = [r for r in rules if unify(r.category.features, known, {}) is not None]
@@ -295,14 +289,12 @@ class _Drawing(_Derivation):
                 used[i] += 1
                 yield from self.apply(rules[i], known, path)
 
-    def join(
-        self, phrase: Phrase, features: Features, part: Phrase, path: _Path
-    ) -> Phrase:
+    def join(self, phrase: Phrase, features: Features, part: Phrase, path: _Path) -> Phrase:
         self.left -= 1
         if self.left < 0:
             raise InputError(
-                f"{path.above[0].where}: no sentence found in {MAX_STEPS:,} steps; expected features "
-                "that agree earlier in a rule"
+                f"{path.above[0].where}: no sentence found in {MAX_STEPS:,} steps; expected "
+                "features that agree earlier in a rule"
             )
         return super().join(phrase, features, part, path)
 
@@ -332,9 +324,7 @@ class _Counting(_Derivation):
         """Merge what the features of the child do not tell apart."""
         return _merged(super().parts(child, bindings, path), child.features)
 
-    def join(
-        self, phrase: Phrase, features: Features, part: Phrase, path: _Path
-    ) -> Phrase:
+    def join(self, phrase: Phrase, features: Features, part: Phrase, path: _Path) -> Phrase:
         """Count the pairs of what two phrases stand for."""
         self.steps += phrase.count * part.count
         self.left -= 1
