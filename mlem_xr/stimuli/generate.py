@@ -18,6 +18,7 @@ from mlem_xr.stimuli.grammar import (
     Grammar,
     by_symbol,
     check_grammar,
+    check_sample,
     read_grammar,
 )
 from mlem_xr.stimuli.items import items_of_features
@@ -69,9 +70,9 @@ def generate_stimuli(
         Use at most so many words of each class and combination of features, or so many of the
         classes named; all words by default.
     n_sentences : int, optional
-        Draw so many different sentences at random, balanced: wherever the grammar has a choice,
-        every rule and every word comes once before any comes again. By default what the grammar
-        says (`%sample`), else every sentence.
+        Draw so many different sentences at random, 4 to 200,000, balanced: wherever the grammar has
+        a choice, every rule and every word comes once before any comes again. By default what the
+        grammar says (`%sample`), else every sentence.
     random_state : int
         Seed of the draw.
 
@@ -108,8 +109,8 @@ def generate_stimuli(
     """
     grammar = read_grammar(_find(source))
     if n_sentences is not None:
-        grammar.sample = check_integer("n_sentences", n_sentences, at_least=1)
-    seed = check_integer("random_state", random_state)
+        grammar.sample = check_sample("n_sentences", n_sentences)
+    seed = check_integer("random_state", random_state, below=2**32)
     path = grammar.lexicon
     if lexicon is not None:
         path = check_location("lexicon", lexicon, "the path of a CSV file")

@@ -5,10 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlem_xr.schema import InputError, check_integer, choose, shown
+from mlem_xr.schema import MIN_SENTENCES, InputError, check_integer, choose, shown
 from mlem_xr.stimuli.expressions import Expression, read_expression
 from mlem_xr.stimuli.lexicon import WORD_FEATURES, read_lines
-from mlem_xr.stimuli.rules import Category, Features, Rule, Rules, Value, Variable, unify
+from mlem_xr.stimuli.rules import (
+    MAX_SENTENCES,
+    Category,
+    Features,
+    Rule,
+    Rules,
+    Value,
+    Variable,
+    unify,
+)
 
 MAX_LINE = 10_000
 """Characters of a rule, with all lines that continue it."""
@@ -74,6 +83,11 @@ def read_grammar(path: Path) -> Grammar:
         choose(f"{grammar.columns[name].where}: {name} of", item, others)
     grammar.start = grammar.start or grammar.rules[0].category.symbol
     return grammar
+
+
+def check_sample(argument: str, number: Any) -> int:
+    """Return how many sentences are to be drawn, if that many can be."""
+    return check_integer(argument, number, at_least=MIN_SENTENCES, below=MAX_SENTENCES + 1)
 
 
 def by_symbol(grammar: Grammar, words: list[Rule]) -> dict[str, list[Rule]]:
@@ -191,7 +205,7 @@ def _read_directive(grammar: Grammar, text: str, where: str) -> None:
         grammar.filters.append(read_expression(rest, where))
     elif directive == "sample":
         number = int(rest) if rest.isdecimal() else rest
-        grammar.sample = check_integer(f"{where}: %sample", number, at_least=1)
+        grammar.sample = check_sample(f"{where}: %sample", number)
     elif directive == "distinct":
         grammar.distinct |= dict.fromkeys(rest.split(), where)
     elif directive == "lexicon":
