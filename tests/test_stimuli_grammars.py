@@ -155,6 +155,13 @@ def test_drawn_sentences_need_no_list_of_all(tmp_path: Path) -> None:
     }
 
 
+def test_too_few_to_have_a_feature_are_refused(tmp_path: Path) -> None:
+    rules = "%column n = n.NUM\n%sample 4\n" + "S -> W W\n" * 4 + "W -> 'a' | 'b' | 'c'\n"
+    path = write(tmp_path, rules + "S -> N[ROLE=n, NUM=sg] V[NUM=sg]")
+    with pytest.raises(InputError, match="'n' is never set in any sentence; draw more than 4 sent"):
+        generate_stimuli(path)
+
+
 def test_numbers_of_a_sentence(tmp_path: Path) -> None:
     rules = """%numeric length = sentence.N_WORDS
 %numeric zipf of noun = round(subj.ZIPF, 1)

@@ -131,7 +131,10 @@ def generate_stimuli(
     table = pd.DataFrame(rows, columns=["sentence", *declared])
     for name, expression in declared.items():
         if table[name].isna().all():
-            raise InputError(f"{expression.where}: column {name!r} is never set in any sentence")
+            more = "" if grammar.sample is None else f"; draw more than {len(rows)} sentences"
+            raise InputError(
+                f"{expression.where}: column {name!r} is never set in any sentence{more}"
+            )
     stimuli = from_dataframe(
         table,
         name=grammar.path.stem,
