@@ -23,6 +23,9 @@ MAX_STEPS = 2_000_000
 _MAX_COUNTING = 100_000
 """Steps that counting may take; equal phrases are counted at once, so it mostly takes few."""
 
+_MAX_DRAWING = 20_000
+"""Steps on the way to one drawn sentence."""
+
 Value = bool | int | float | str
 
 
@@ -263,12 +266,12 @@ class _Drawing(_Derivation):
         super().__init__(rules, distinct)
         self.random = Random(seed).random
         self.fitting: dict[tuple, tuple[list[Rule], list[int]]] = {}
-        self.left = MAX_STEPS
+        self.left = _MAX_DRAWING
 
     def draw(self, rule: Rule) -> Iterator[Phrase]:
         """Draw a sentence after the other that begins with a rule; none where there is none."""
         while True:
-            self.left = MAX_STEPS
+            self.left = _MAX_DRAWING
             phrase = next(self.apply(rule, {}, _Path()), None)
             if phrase is None:
                 return
@@ -293,8 +296,8 @@ class _Drawing(_Derivation):
         self.left -= 1
         if self.left < 0:
             raise InputError(
-                f"{path.above[0].where}: no sentence found in {MAX_STEPS:,} steps; expected "
-                "features that agree earlier in a rule"
+                f"{path.above[0].where}: no sentence found in {_MAX_DRAWING:,} steps; expected "
+                "shorter ones, or features that agree earlier in a rule"
             )
         return super().join(phrase, features, part, path)
 
