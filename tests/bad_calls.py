@@ -1528,6 +1528,7 @@ KINDS: dict[str, Kind] = {
     "decompose.n_draws": integer(usual=4),
     "decoding_baseline.features": several(["number", "animate"], "None", twice=False, slow=True),
     "generate_stimuli.lexicon": path_to(".csv", "None", existing=lambda w: w.lexicon),
+    "generate_stimuli.n_sentences": integer("None", usual=5),
     "generate_stimuli.source": path_to(".fcfg", existing=lambda w: w.grammar),
     "generate_stimuli.words_per_class": kind(
         *("None", "1", "2**70", "10**400", "empty dict", "Dataset"),

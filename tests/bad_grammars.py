@@ -125,6 +125,23 @@ BOMBS: dict[str, tuple[str, str]] = {
         grammar("S[F=" + "[A=" * 2_000 + "1" + "]" * 2_000 + "] -> 'a'"),
         "no rule of a feature grammar",
     ),
+    "four drawn of a word doubled 30 times": (
+        doubled("'a'", "%sample 4\nS[F=1] -> A30"),
+        "no sentence found in 20,000 steps",
+    ),
+    "four drawn of what agrees with nothing in the end": (
+        grammar(
+            "S -> N[ROLE=s, NAME=?a] N N N N M[NAME=?a]",
+            *("M[NAME=none] -> 'm'", "M[NAME=?a] -> K[NAME=?a]", "K[NAME=none] -> 'k'"),
+            column="s.LEMMA",
+            lines=f"{WORDS}\n%sample 4",
+        ),
+        "no sentence found in 20,000 steps",
+    ),
+    "four drawn of a phrase of itself": (
+        grammar("%sample 4", "S[F=1] -> T", "T -> T"),
+        "endless recursion",
+    ),
     "a word with NUL": (grammar("S[F=1] -> D 'a\0b'", f"D -> {DIGITS}"), "expected text"),
 }
 """Grammar, and a regular expression of what is said; `words.csv` is beside it."""

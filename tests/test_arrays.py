@@ -49,6 +49,14 @@ def brains(voxels, table) -> xr.Dataset:
     return mx.from_arrays(voxels, table, dims=DIMS)
 
 
+def test_features_may_be_a_table_of_another_library(voxels, table, brains) -> None:
+    """Without sentences as well; of several tables one has to be named."""
+    arrow = pytest.importorskip("pyarrow").Table.from_pandas(table)
+    assert mx.from_arrays(voxels, arrow, dims=DIMS).identical(brains)
+    with pytest.raises(InputError, match=r"features: found the tables 'train', 'test'; expected"):
+        mx.from_arrays(voxels, {"train": arrow, "test": arrow}, dims=DIMS)
+
+
 SCAN = {"folds": "sentences"}
 
 EVERY = {

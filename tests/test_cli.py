@@ -125,6 +125,11 @@ def test_stimuli_are_listed_and_written(tmp_path):
     assert len(pd.read_csv(tmp_path / "s.csv")) == 522
     run("stimuli", "short_sentence", "-o", "s.parquet", cwd=tmp_path)
     assert len(pd.read_parquet(tmp_path / "s.parquet")) == 522
+    options = ("--n-sentences", 70, "--random-state", 1, "-o", "l.csv")
+    found = run("stimuli", "large", *options, cwd=tmp_path)
+    assert "--item obj_LEMMA" in found.stdout and "--numeric sentence_length" in found.stdout
+    expected = mx.generate_stimuli("large", n_sentences=70, random_state=1)
+    assert pd.read_csv(tmp_path / "l.csv")["sentence"].tolist() == expected.text.values.tolist()
 
 
 def test_stimuli_are_described(tmp_path):

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import mlem_xr.kernels.decoding as kernel
 from helpers import lazy
 from mlem_xr.analyses.decoding import DecodingOptions, decoding_baseline
-from mlem_xr.kernels.decoding import decode, fold_auc, weighted_auc
+from mlem_xr.kernels.decoding import classes, decode, fold_auc, weighted_auc
 from mlem_xr.kernels.distances import standardize
 from mlem_xr.running.blas import one_blas_thread
 from mlem_xr.schema import InputError
@@ -299,3 +299,26 @@ def test_bad_input_is_named(activations):
     message = "NaN or infinite values in model=toy, seed=1, step=-1, pooling=mean, layer=3"
     with pytest.raises(InputError, match=message):
         decoding_baseline(lazy(activations)).compute()
+
+
+def test_numbers_are_told_apart_as_small_and_large() -> None:
+    codes = np.array([[0, 0], [1, 1], [2, -1], [1, 0], [3, 2], [0, 1]])
+    number = np.array([9.0, 2.0, 7.0, 2.0, np.nan, 2.0])
+    measure = np.stack([np.full(6, np.nan), number], axis=1)
+    found = classes(codes, measure)
+    np.testing.assert_array_equal(found[:, 0], codes[:, 0])
+    assert found[:, 1].tolist() == [1, 0, 1, 0, -1, 0]
+    constant = np.array([[1.0], [1.0], [np.nan]])
+    assert classes(np.array([[0], [0], [-1]]), constant).ravel().tolist() == [0, 0, -1]
+
+
+def test_a_numeric_feature_is_decoded_from_a_unit_that_follows_it() -> None:
+    rng = np.random.default_rng(0)
+    length = rng.normal(size=60)
+    data = xr.Dataset(
+        {"activation": (("sentence", "unit"), length[:, np.newaxis] + rng.normal(0, 0.1, (60, 2)))},
+        coords={"length": ("sentence", length, {"kind": "numeric"})},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decoding_baseline(data)["auc"].item() > 0.95

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sklearn.linear_model import LinearRegression
 
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli import generate_stimuli, read_stimuli
@@ -74,6 +75,40 @@ def test_constant_and_confounded(description: xr.Dataset) -> None:
     }
     # Undefined is a class of its own: "class" tells the gender of verbs too.
     assert determines == {("lemma", "class"), ("lemma", "gender"), ("class", "gender")}
+
+
+def test_explained_share_equals_a_regression(description: xr.Dataset) -> None:
+    distances = plain_distances()[:, :4]
+    for k, name in enumerate(FEATURES[:4]):
+        others = np.delete(distances, k, axis=1)
+        expected = LinearRegression().fit(others, distances[:, k]).score(others, distances[:, k])
+        assert float(description.explained.sel(feature=name)) == pytest.approx(expected)
+    assert np.isnan(description.explained.sel(feature="same"))
+
+
+def test_levels_within_which_a_feature_varies(description: xr.Dataset) -> None:
+    for one, other in itertools.permutations(FEATURES, 2):
+        groups = TABLE.groupby(other, dropna=False)[one]
+        expected = sum(column.nunique() > 1 for _, column in groups)
+        assert int(description.varies_within.sel(feature=one, other_feature=other)) == expected
+    assert description.n_levels.values.tolist() == [4, 3, 2, 2, 1]
+
+
+def test_what_can_hardly_be_told_is_warned_of() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.integers(0, 2, (60, 3)), columns=["a", "b", "copy"]).astype(str)
+    table["sentence"], table["both"] = [f"s {i}" for i in range(60)], table["a"] + table["b"]
+    table["copy"], table["rare"] = table["a"], [None] * 56 + ["x", "y", "x", "y"]
+    with pytest.warns(UserWarning) as log:
+        text = description_text(describe_stimuli(read_stimuli(table)))
+    messages = "\n".join(str(one.message) for one in log)
+    assert (
+        "nearly all of the distances of a (100%), copy (100%); leave some of them out" in messages
+    )
+    assert "few pairs of sentences differ in rare (0.23%); analyze the sentences" in messages
+    assert "explained above 90% by the others together:\n  a (100%)\n  copy (100%)\n" in text
+    assert "differs in less than 2% of the pairs:\n  rare (0.23%)\n" in text
+    assert "minority of the levels of another feature:\n  a: 0 of 4 levels of both\n" in text
 
 
 def test_correlations_are_warned_of() -> None:

@@ -47,6 +47,13 @@ def test_the_estimator_finds_what_the_function_finds(options):
     assert model.feature_names_in_.tolist() == ["number", "length", "clauses"]
 
 
+def test_the_estimator_takes_tables_of_arrow():
+    arrow = pytest.importorskip("pyarrow")
+    table, units = data_of(30)
+    found = mx.MLEM().fit(arrow.Table.from_pandas(table), units)
+    xr.testing.assert_identical(found.result_, mx.MLEM().fit(table, units).result_)
+
+
 @pytest.mark.parametrize("options", [{}, {"scale": "squared"}, {"target": "none"}], ids=str)
 def test_the_score_is_r2_of_pairs_of_other_sentences(options):
     table, units = data_of(90)

@@ -310,12 +310,71 @@ def test_columns_may_have_numbers_for_names() -> None:
     assert stimuli.attrs["features"] == ["3"]
 
 
-def test_frames_of_other_libraries_are_read() -> None:
-    class Frame:
-        def to_pandas(self) -> pd.DataFrame:
-            return four()
+TYPES = {
+    "sentence": ["a", "b", "c", "d", "e"],
+    "word": ["x", "y", None, "x", "y"],
+    "whole": [1, 2, 3, 1, 2],
+    "some": [1, 2, None, 1, 2],
+    "flag": [True, False, True, None, False],
+    "sure": [True, False, True, False, False],
+    "length": [1.5, 2.5, None, 0.5, 1.0],
+}
 
+
+@pytest.mark.parametrize("convert", ["plain", "classes", "batch"])
+def test_tables_of_arrow_are_those_of_pandas(convert: str) -> None:
+    """Nulls, whole numbers with nulls, booleans with nulls and classes keep what they are."""
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table(TYPES)
+    if convert == "classes":
+        table = table.set_column(1, "word", table["word"].dictionary_encode())
+    elif convert == "batch":
+        table = arrow.RecordBatch.from_pydict(TYPES)
+    expected = read_stimuli(pd.DataFrame(TYPES), numeric=["length"])
+    found = read_stimuli(table, numeric=["length"])
+    assert found.identical(expected)
+    assert found.attrs["stimuli_hash"] == expected.attrs["stimuli_hash"]
+
+
+def test_what_a_table_of_arrow_may_not_hold_is_named() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table({**TYPES, "parts": [[1], [2], [3], [1], [2]]})
+    with pytest.raises(InputError, match=r"stimuli: column 'parts' holds array\(\[1\]\); expected"):
+        read_stimuli(table)
+
+
+class Frame:
+    """A table of another library."""
+
+    def __init__(self, given: object = None) -> None:
+        self.given = four() if given is None else given
+
+    def to_pandas(self) -> object:
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+
+def test_frames_of_other_libraries_are_read() -> None:
     assert read_stimuli(Frame()).equals(read_stimuli(four()))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            {"train": Frame(), "test": Frame()},
+            r"stimuli: found the tables 'train', 'test'; expected one of them, such as "
+            r"stimuli\['train'\]",
+        ),
+        ({"train": four()}, "stimuli: found the tables 'train'; expected one of them"),
+        (Frame([1, 2]), r"stimuli: its to_pandas\(\) gives \[1, 2\]; expected a DataFrame"),
+        (Frame(KeyError("schema")), r"stimuli: its to_pandas\(\) fails: .*schema"),
+    ],
+)
+def test_what_is_no_table_is_named(source: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_stimuli(source)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The bundled stimulus sets equal those of the original program."""
+"""The bundled stimulus sets: three equal those of the original program, one is as documented."""
 
 import hashlib
 import sys
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from mlem_xr.stimuli import generate_stimuli
+from mlem_xr.stimuli import describe_stimuli, generate_stimuli
 from mlem_xr.stimuli.grammar import GRAMMARS
 from mlem_xr.stimuli.lexicon import read_lexicon, zipf_frequency
 
@@ -110,3 +110,95 @@ def test_bundled_frequencies_are_those_of_wordfreq() -> None:
 def test_bundled_sets_need_no_wordfreq(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wordfreq", None)
     assert generate_stimuli("short_sentence").sizes["sentence"] == 522
+
+
+LARGE = (
+    "sentence_GROUP,subj_type,subj_PERS,subj_NUM,subj_GEN,subj_ANIM,verb_type,verb_PERS,verb_NUM,"
+    "verb_finite,has_main,has_embed,has_objrel,has_relative_clause,has_subjrel,"
+    "incongruence_poss_subj_count,incongruence_poss_obj_count,incongruence_subj_obj_count,"
+    "incongruence_subj_embedsubj_count,rel_type,clause_type,bound_variable,mean_zipf,"
+    "sentence_length,long_range_agreement_with_attractor"
+)
+
+
+@pytest.fixture(scope="module")
+def large() -> xr.Dataset:
+    return generate_stimuli("large")
+
+
+def test_large_has_as_many_sentences_of_each_kind(large: xr.Dataset) -> None:
+    assert ",".join(large.features) == LARGE and len(large.features) == 25
+    numeric = [name for name in large.features if large[name].attrs.get("kind") == "numeric"]
+    assert [name for name in numeric if "incongruence" not in name] == [
+        "mean_zipf",
+        "sentence_length",
+    ]
+    assert len(numeric) == 6
+    assert large.attrs["items"] == ["subj_LEMMA", "verb_LEMMA", "obj_LEMMA"]
+    counts = pd.Series(large.sentence_GROUP.values).value_counts()
+    assert counts.to_dict() == dict.fromkeys(
+        ["simple", "transitive", "reflexive", "possessive", "relative", "embedded", "agreement"],
+        300,
+    )
+    assert len(set(large.text.values)) == 2100
+    # The sentences are part of what results are found by.
+    assert large.attrs["stimuli_hash"] == "ae99eb54db85380727d4a50cc6520154"
+
+
+# Checked by hand.
+LARGE_ROWS = [
+    "he remembered who Lori admires.,embedded,PRO,3,sg,m,True,Matrix,,,True,"
+    "False,True,False,False,False,,,,1.0,,objwho,,4.5,5.0,",
+    "few princes saw your plate.,possessive,quantified,3,pl,m,True,Trans,,,True,"
+    "False,False,False,False,False,1.0,2.0,2.0,,,,False,4.5,5.0,",
+    "every man admired him.,transitive,quantified,3,sg,m,True,Trans,,,True,"
+    "False,False,False,False,False,,,0.0,,,,False,4.5,4.0,",
+    "every prince will know who sees the books.,embedded,quantified,3,sg,m,True,Matrix,,,False,"
+    "False,True,False,False,False,,,,0.0,,subjwho,,5.0,8.0,",
+    "the pencils which John sees fell.,agreement,N,3,pl,,False,Intrans,,,True,"
+    "False,False,True,True,False,,,,2.0,which,,,4.5,6.0,True",
+    "which actresses who admire the pencil see no prince?,agreement,which,3,pl,f,True,Trans,3.0,pl,"
+    "True,True,False,False,True,True,,,2.0,,who,subjwhich,,4.0,9.0,True",
+]
+
+
+def test_rows_of_large(large: xr.Dataset) -> None:
+    assert set(LARGE_ROWS) <= set(csv_lines(large))
+
+
+def test_large_says_of_its_sentences_what_their_words_say(large: xr.Dataset) -> None:
+    table = large.to_dataframe()
+    words = table["text"].str.findall("[A-Za-z]+")
+    assert (table["sentence_length"] == words.str.len()).all()
+    assert (table["has_main"] == table["text"].str.endswith("?")).all()
+    helped = words.map({"will", "does", "do", "did"}.intersection).astype(bool)
+    assert (table["verb_finite"] != helped).all()
+    assert (table["has_relative_clause"] == (table["has_subjrel"] | table["has_objrel"])).all()
+    assert (table["rel_type"].notna() == table["has_relative_clause"]).all()
+    assert (table["clause_type"].notna() == (table["has_main"] | table["has_embed"])).all()
+    agree = table[["subj_NUM", "verb_NUM"]].dropna()
+    assert (agree["subj_NUM"] == agree["verb_NUM"]).all() and len(agree) > 400
+    # Person, number and gender of a reflexive are those of the subject.
+    assert not table.loc[
+        table["sentence_GROUP"] == "reflexive", "incongruence_subj_obj_count"
+    ].any()
+
+
+def test_no_feature_of_large_is_another_one(large: xr.Dataset) -> None:
+    with pytest.warns(UserWarning) as log:
+        description = describe_stimuli(large)
+    messages = [str(one.message) for one in log]
+    assert len(messages) == 2
+    assert "correlate above 0.5: has_relative_clause and has_subjrel (0.68), " in messages[0]
+    assert "few pairs of sentences differ in verb_PERS (1.2%), " in messages[1]
+    assert "bound_variable" in messages[1]
+    assert not description.constant.any() and float(description.explained.max()) < 0.9
+    assert np.abs(np.triu(description.correlation, 1)).max() < 0.7
+    names = description["feature"].values
+    determines = names[np.argwhere(description.determines.values)]
+    assert determines.tolist() == [["rel_type", "has_relative_clause"]]
+
+
+def test_fewer_sentences_of_large() -> None:
+    few = generate_stimuli("large", n_sentences=70, random_state=3)
+    assert pd.Series(few.sentence_GROUP.values).value_counts().tolist() == [10] * 7

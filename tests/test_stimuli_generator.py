@@ -1,6 +1,7 @@
 """The generator accepts exactly what nltk's parser accepts."""
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from nltk.sem.logic import Variable as NltkVariable
 from mlem_xr.stimuli import generate_stimuli
 from mlem_xr.stimuli.grammar import GRAMMARS, by_symbol, read_grammar
 from mlem_xr.stimuli.lexicon import read_lexicon
-from mlem_xr.stimuli.rules import Category, Rule, Variable, count_sentences, sentences
+from mlem_xr.stimuli.rules import Category, Rule, Variable, count_sentences, draws, sentences
 
 GRAMMAR_WITH_EVERYTHING = """
 S -> NP[NUM=?n, CASE=nom] VP[NUM=?n]
@@ -111,14 +112,27 @@ def test_random_grammars_agree_with_nltk(tmp_path: Path, seed: int) -> None:
     assert set(generated(text, tmp_path / "g.fcfg")) == accepted(text, 4)
 
 
+@pytest.mark.parametrize("seed", range(15))
+def test_draws_are_the_sentences_of_a_grammar_each_sooner_or_later(
+    tmp_path: Path, seed: int
+) -> None:
+    text = random_grammar(seed)
+    expected = set(generated(text, tmp_path / "g.fcfg"))
+    sources = draws(by_symbol(read_grammar(tmp_path / "g.fcfg"), []), "S", seed=seed)
+    found = {p.words for source in sources for p in itertools.islice(source, 300)}
+    assert found == expected
+
+
 def test_random_grammars_are_neither_trivial_nor_equal(tmp_path: Path) -> None:
     sizes = {len(set(generated(random_grammar(n), tmp_path / "g.fcfg"))) for n in range(15)}
     assert len(sizes) > 3
     assert max(sizes) > 0 and min(sizes) < 2**3 + 2**4
 
 
-def test_bundled_sentences_parse() -> None:
-    grammar = read_grammar(GRAMMARS / "relative_clause.fcfg")
+def parser_of(name: str) -> FeatureChartParser:
+    """Make a parser of nltk for a bundled set."""
+    grammar = read_grammar(GRAMMARS / f"{name}.fcfg")
+    assert grammar.lexicon is not None
     rules = by_symbol(grammar, read_lexicon(grammar.lexicon))
 
     def nonterminal(category: Category) -> FeatStructNonterminal:
@@ -136,12 +150,25 @@ def test_bundled_sentences_parse() -> None:
         for expansions in rules.values()
         for rule in expansions
     ]
-    parser = FeatureChartParser(FeatureGrammar(FeatStructNonterminal({TYPE: "S"}), productions))
+    return FeatureChartParser(FeatureGrammar(FeatStructNonterminal({TYPE: "S"}), productions))
+
+
+def test_bundled_sentences_parse() -> None:
+    parser = parser_of("relative_clause")
     stimuli = generate_stimuli("relative_clause")
     for text in stimuli.text.values[::960]:
         words = text.replace(".", " .").split()
         assert next(iter(parser.parse(words)), None), text
         wrong = [{"sees": "see", "see": "sees"}.get(word, word) for word in words]
+        assert next(iter(parser.parse(wrong)), None) is None, wrong
+
+
+def test_drawn_sentences_parse() -> None:
+    parser = parser_of("large")
+    for text in generate_stimuli("large", n_sentences=70).text.values[::5]:
+        words = re.sub(r"([.?])", r" \1", text).split()
+        assert next(iter(parser.parse(words)), None), text
+        wrong = [words[0], *words]
         assert next(iter(parser.parse(wrong)), None) is None, wrong
 
 

@@ -121,6 +121,64 @@ def test_words_per_class(tmp_path: Path) -> None:
             generate_stimuli(path, words_per_class=bad)  # type: ignore[arg-type]
 
 
+def test_sentences_are_drawn(tmp_path: Path) -> None:
+    """Different ones, of the grammar, the same ones each time; rules and words equally often."""
+    path = write(tmp_path, RULES + "S -> N[ROLE=subj, NUM=?n] V[NUM=?n] N '!'\n%distinct N\n")
+    every = table(generate_stimuli(path))
+    drawn = generate_stimuli(path, n_sentences=8)
+    assert table(drawn).items() <= every.items()
+    assert [text.endswith("!") for text in drawn.text.values] == [False] * 4 + [True] * 4
+    assert generate_stimuli(path, n_sentences=8).equals(drawn)
+    other = generate_stimuli(path, n_sentences=8, random_state=1)
+    assert set(other.text.values) != set(drawn.text.values)
+    path.write_text(path.read_text() + "%sample 8\n")
+    assert generate_stimuli(path).equals(drawn)
+    with pytest.raises(InputError, match="line 6: %sample: found 'a few'; expected an integer"):
+        generate_stimuli(write(tmp_path, RULES + "S -> N V\nS -> N\n%sample a few"))
+
+
+def test_all_sentences_are_drawn_where_more_are_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path, RULES + "%filter subj.LEMMA != 'cat'\n")
+    with pytest.warns(UserWarning, match="40 sentences are to be drawn; found 4"):
+        drawn = generate_stimuli(path, n_sentences=40)
+    assert table(drawn) == table(generate_stimuli(path))
+
+
+def test_drawn_sentences_need_no_list_of_all(tmp_path: Path) -> None:
+    rules = "%column first = a.LEMMA\nS -> N[ROLE=a]" + " N" * 40
+    drawn = generate_stimuli(write(tmp_path, rules), n_sentences=9)
+    # Twice each of dog, dogs, cat and sheep, and one more.
+    assert pd.Series(drawn["first"].values).value_counts().to_dict() == {
+        "dog": 4,
+        "cat": 3,
+        "sheep": 2,
+    }
+
+
+def test_too_few_to_have_a_feature_are_refused(tmp_path: Path) -> None:
+    rules = "%column n = n.NUM\n%sample 4\n" + "S -> W W\n" * 4 + "W -> 'a' | 'b' | 'c'\n"
+    path = write(tmp_path, rules + "S -> N[ROLE=n, NUM=sg] V[NUM=sg]")
+    with pytest.raises(InputError, match="'n' is never set in any sentence; draw more than 4 sent"):
+        generate_stimuli(path)
+
+
+def test_numbers_of_a_sentence(tmp_path: Path) -> None:
+    rules = """%numeric length = sentence.N_WORDS
+%numeric zipf of noun = round(subj.ZIPF, 1)
+%numeric mean = mean(subj.ZIPF, verb.ZIPF, obj.ZIPF)
+%numeric differ = count(subj.NUM != obj.NUM, subj.LEMMA != obj.LEMMA)
+%column has_object = defined(obj.LEMMA)
+%item noun = subj.LEMMA
+S -> N[ROLE=subj, NUM=?n] V[ROLE=verb, NUM=?n] '.'
+S -> 'the' N[ROLE=subj, NUM=?n] V[ROLE=verb, NUM=?n] N[ROLE=obj, LEMMA=dog] '!'
+"""
+    stimuli = generate_stimuli(write(tmp_path, rules))
+    assert table(stimuli)["dog runs."][:5] == ("2.0", "5.0", "4.75", "", "False")
+    assert table(stimuli)["the cat runs dogs!"][:5] == ("4.0", "5.0", str(14 / 3), "2.0", "True")
+    kinds = [stimuli[name].attrs.get("kind") for name in stimuli.features]
+    assert kinds == ["numeric"] * 4 + [None] and stimuli["zipf"].attrs["item"] == "noun"
+
+
 def test_lexicon_argument_and_bundled_lexicon(tmp_path: Path) -> None:
     path = write(tmp_path)
     other = tmp_path / "other.csv"
@@ -269,11 +327,41 @@ def test_missing_files(tmp_path: Path) -> None:
         ("'one' if a.X == 1 else a.Y", "one"),
         ("'one' if a.X == 2 else a.Y", "y"),
         ("'one' if a.Z else a.Y", None),
+        ("None if a.X == 1 else a.Y", None),
+        ("defined(a.Z)", False),
+        ("defined(a.X)", True),
+        ("defined(a.X == a.Z)", False),
+        ("count(a.X == 1, a.Y == 'z', a.X == 1, a.Z)", 2),
+        ("count(a.Z, b.X)", None),
+        ("mean(a.X, a.Z, 4)", 2.5),
+        ("mean(a.Z)", None),
+        ("round(a.X, 0.4)", 1.2),
+        ("round(3.75, 0.5)", 4.0),
+        ("round(a.Z, 1)", None),
     ],
 )
 def test_expressions(text: str, expected: Any) -> None:
     expression = read_expression(text, "here")
     assert expression.evaluate({"a": {"X": 1, "Y": "y"}}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mean(a.Y)", "here: found 'y'; expected a number"),
+        ("round(a.X, 0)", "here: found a step of 0; expected one above 0"),
+    ],
+)
+def test_words_and_numbers_are_told_apart(text: str, message: str) -> None:
+    expression = read_expression(text, "here")
+    with pytest.raises(InputError, match=message):
+        expression.evaluate({"a": {"X": 1, "Y": "y"}})
+
+
+@pytest.mark.parametrize("text", ["mean()", "round(1)", "defined(a.X, 1)", "max(1)", "a.X(1)"])
+def test_what_is_no_call(text: str) -> None:
+    with pytest.raises(InputError, match=r"is no expression; expected .*count\(...\), defined"):
+        read_expression(text, "here")
 
 
 def test_documented_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:

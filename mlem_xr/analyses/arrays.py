@@ -21,6 +21,7 @@ from mlem_xr.schema import (
     shown,
 )
 from mlem_xr.stimuli.files import read_stimuli
+from mlem_xr.stimuli.table import frame_of
 from mlem_xr.stimuli.targets import COLUMNS
 
 OWN = ("sentence", "unit")
@@ -49,9 +50,9 @@ def from_arrays(
         NumPy or Dask array, DataArray, or what NumPy takes for an array, such as a tensor of torch.
         Whole numbers become float64; a Dask array stays lazy. NaN in all sentences and units of a
         representation: not measured; NaN in a whole unit: the representation lacks it.
-    features : pd.DataFrame, xr.Dataset, str or path
+    features : pd.DataFrame, another table, xr.Dataset, str or path
         One row per sentence, in the order of the array: what `read_stimuli` returns or reads. A
-        DataFrame, or a Dataset of coordinates over `sentence`, needs no column `sentence`: then
+        table, or a Dataset of coordinates over `sentence`, needs no column `sentence`: then
         the result has no coordinate `text`.
     dims : iterable of str or mapping, optional
         Names of the array's dimensions, in order, with `sentence` and `unit` among them; as a
@@ -89,6 +90,7 @@ def from_arrays(
     ({'subject': 2, 'sentence': 40, 'unit': 5}, ['plural'])
     """
     variable = labeled_array("activations", activations, dims)
+    features = frame_of("features", features)
     try:
         roles = {"items": items, "numeric": numeric, "vector": vector}
         stimuli = _stimuli(features, roles)

@@ -29,7 +29,7 @@ from mlem_xr.schema import (
     shown,
 )
 from mlem_xr.stimuli.items import items_of_features, warn_of_undeclared_items
-from mlem_xr.stimuli.pairs import feature_arrays, feature_codes
+from mlem_xr.stimuli.pairs import feature_arrays, feature_codes, feature_measures
 from mlem_xr.stimuli.table import Codes, stimuli_attributes, warn_of_measurements
 
 Stage = Literal["distances", "mds", "importance"]
@@ -190,6 +190,8 @@ def _inputs(
         arrays |= feature_arrays(activations, codes)
         if "stimuli" not in activations.attrs:
             warn_of_measurements(activations, codes["feature"].values.tolist())
+    if activations is not None and "measure" in analysis.inputs:
+        arrays["measure"] = feature_measures(activations, arrays["codes"])
     if activations is not None and "groups" in analysis.inputs:
         arrays["groups"] = _groups(options, arrays["codes"]["feature"].values.tolist())
     if activations is not None and "items" in analysis.inputs:

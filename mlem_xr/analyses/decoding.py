@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mlem_xr.analyses.base import Analysis, Output
 from mlem_xr.analyses.importance import INPUTS
 from mlem_xr.analyses.options import SEED, Options, option
-from mlem_xr.kernels.decoding import MIN_PER_CLASS, decodable, decode
+from mlem_xr.kernels.decoding import MIN_PER_CLASS, classes, decodable, decode
 from mlem_xr.running.blas import one_blas_thread
 from mlem_xr.schema import warn
 
@@ -25,7 +25,8 @@ class DecodingOptions(Options):
 
 def _warn_of_small_classes(arrays: Mapping[str, xr.DataArray], _: DecodingOptions) -> None:
     codes = arrays["codes"]
-    columns = zip(codes["feature"].values, codes.values.T, strict=True)
+    found = classes(codes.values, arrays["measure"].values)
+    columns = zip(codes["feature"].values, found.T, strict=True)
     small = [str(name) for name, column in columns if not decodable(column)]
     if small:
         warn(
@@ -34,9 +35,11 @@ def _warn_of_small_classes(arrays: Mapping[str, xr.DataArray], _: DecodingOption
         )
 
 
-def _decode(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArray]:
+def _decode(
+    activation: NDArray, codes: NDArray, measure: NDArray, options: Any
+) -> dict[str, NDArray]:
     with one_blas_thread():
-        return decode(activation, codes, options)
+        return decode(activation, classes(codes, measure), options)
 
 
 _FEATURE = ("feature",)
@@ -46,7 +49,11 @@ DECODING = Analysis(
     help="Score how well a linear classifier reads each feature from each layer.",
     command="decoding",
     function=_decode,
-    inputs={name: INPUTS[name] for name in ("activation", "codes")},
+    inputs={
+        "activation": INPUTS["activation"],
+        "codes": INPUTS["codes"],
+        "measure": INPUTS["codes"],
+    },
     outputs=lambda options: {
         "auc": Output(
             _FEATURE, "mean area under the ROC curve over held-out folds", original="AUC"
@@ -74,7 +81,8 @@ def decoding_baseline(
 ) -> xr.Dataset:
     """Score how well a linear classifier reads each feature from the activations of a layer.
 
-    For each feature, undefined values being a class of their own, a logistic regression with
+    For each feature, undefined values being a class of their own, and the numbers of a numeric one
+    two, small and large ones, cut where the halves are most equal, a logistic regression with
     balanced classes is trained in three stratified shuffled folds; its penalty is the one of ten
     with the largest AUC in three folds inside the training set. With outputs f_i = w.a_i + b, the
     log-loss l (logistic for two classes, softmax for more) and s_i = n / (classes x size of the

@@ -18,7 +18,7 @@ from mlem_xr.analyses.neural_distances import distances
 from mlem_xr.kernels.distances import Function
 from mlem_xr.schema import kind_of
 from mlem_xr.stimuli.pairs import feature_distances
-from mlem_xr.stimuli.table import feature_values
+from mlem_xr.stimuli.table import feature_values, frame_of
 
 
 class MLEM(BaseEstimator):
@@ -166,6 +166,7 @@ class MLEM(BaseEstimator):
         return self.intercept_ + (x**2 if self.scale == "squared" else x) @ self.coef_
 
     def _data(self, X: Any, y: Any, *, reset: bool) -> xr.Dataset:  # noqa: N803
+        X = frame_of("X", X)  # noqa: N806
         checked = validate_data(
             self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=2
         )

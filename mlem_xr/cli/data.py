@@ -35,6 +35,8 @@ _PATH = TypedPath()
 @click.option("--output", "-o", type=_PATH, help="Write a table: .csv, .csv.gz or .parquet.")
 @click.option("--lexicon", type=_PATH, help="Lexicon of an own grammar.")
 @click.option("--words-per-class", type=int, help="Words of each class to use at most.")
+@click.option("--n-sentences", type=int, help="Draw so many sentences of a grammar at random.")
+@click.option("--random-state", type=int, default=0, help="Seed of the draw.")
 @click.option("--describe", is_flag=True, help="Describe the set.")
 @click.option("--heat-map", type=_PATH, help="Describe the set, and draw its correlations here.")
 def stimuli(
@@ -42,6 +44,8 @@ def stimuli(
     output: str | None,
     lexicon: str | None,
     words_per_class: int | None,
+    n_sentences: int | None,
+    random_state: int,
     describe: bool,
     heat_map: str | None,
     **roles: tuple[str, ...],
@@ -54,8 +58,15 @@ def stimuli(
             click.echo(f"{name:24}{description}")
         return
     table: Any = source
-    if lexicon is not None or words_per_class is not None:
-        table = mx.generate_stimuli(source, lexicon=lexicon, words_per_class=words_per_class)
+    drawn: dict[str, Any] = {
+        "lexicon": lexicon,
+        "words_per_class": words_per_class,
+        "n_sentences": n_sentences,
+        "random_state": random_state or None,
+    }
+    drawn = {name: value for name, value in drawn.items() if value is not None}
+    if drawn:
+        table = mx.generate_stimuli(source, **drawn)
     table = read_stimuli(table, **roles)
     click.echo(f"{table.sizes['sentence']} sentences, {len(table.attrs['features'])} features")
     if "items" in table.attrs:

@@ -34,6 +34,23 @@ def decode(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArr
     return summarize(np.array(auc))
 
 
+def classes(codes: NDArray, measure: NDArray) -> NDArray:
+    """Return what is told apart of each feature: int (sentence, feature).
+
+    `codes` are levels, -1 where undefined. Numbers, the columns of `measure` that are not all NaN,
+    become small ones (0) and large ones (1), cut where the halves are most equal.
+    """
+    found = np.array(codes)
+    for k in np.flatnonzero(~np.isnan(measure).all(axis=0)):
+        value = measure[:, k]
+        levels, count = np.unique(value[~np.isnan(value)], return_counts=True)
+        below = np.cumsum(count)[:-1]
+        if len(below):
+            cut = levels[np.argmin(np.abs(2 * below - count.sum()))]
+            found[:, k] = np.where(np.isnan(value), -1, value > cut)
+    return found
+
+
 def decodable(label: NDArray) -> bool:
     """Return whether there are two classes or more, each with `MIN_PER_CLASS` sentences."""
     count = np.unique(label, return_counts=True)[1]

@@ -9,12 +9,19 @@ from numpy.typing import NDArray
 from mlem_xr.kernels.patterns import sums_over_pairs
 from mlem_xr.schema import NUMERIC, check_features, check_items, kind_of, warn
 from mlem_xr.stimuli.items import item_codes
-from mlem_xr.stimuli.pairs import feature_correlation, features_in
+from mlem_xr.stimuli.pairs import correlation_of, features_in
 from mlem_xr.stimuli.table import declared_items, feature_values, to_codes
 
 MAX_CORRELATION = 0.5
 """Absolute correlation of two features' distances above which their importances are hard to tell
 apart."""
+
+MAX_EXPLAINED = 0.9
+"""Share of a feature distance's variance that the other ones explain above which hardly anything is
+left that would be its own."""
+
+MIN_DIFFERING = 0.02
+"""Share of the pairs below which a feature differs in so few that its importance is uncertain."""
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of which quantiles of numeric features are shown."""
@@ -50,6 +57,13 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
         - `determines` (feature, other_feature) bool: sentences that agree in `feature`, which is
           categorical (undefined being a value of its own), agree in `other_feature`, which is not
           constant;
+        - `explained` (feature) float64: share of the variance of the feature distance over all
+          pairs that the other feature distances explain together (linear regression); NaN where
+          the feature is constant;
+        - `varies_within` (feature, other_feature) int64: levels of `other_feature`, which is
+          categorical (undefined being one), within which sentences differ in `feature`;
+        - `n_levels` (feature) int64: levels of a categorical feature, undefined being one; 0 of
+          others;
         - `belongs_to` (feature) object: the column of the items that the feature says it belongs
           to; empty where there is none;
         - `n_items`, `smallest_item`, `largest_item`, `without_item` (item) int64: different items
@@ -66,7 +80,9 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     Warns
     -----
     UserWarning
-        If feature distances correlate above 0.5 in absolute value; the message names the features.
+        If feature distances correlate above 0.5 in absolute value; if the others explain more than
+        90% of the variance of one; if sentences differ in a feature in less than 2% of the pairs.
+        The messages name the features, and what to do.
 
     Examples
     --------
@@ -92,15 +108,19 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
     constant = counts.differing == 0
     level, count = _levels([(c[0], []) if m else c for m, c in zip(measured, coded, strict=True)])
     determines = _determines(codes) & ~constant & ~measured[:, np.newaxis]
+    correlation = correlation_of(names, sums)
     description = xr.Dataset(
         {
             "level": (("feature", "level_number"), level),
             "level_count": (("feature", "level_number"), count),
             "undefined": ("feature", (codes < 0).sum(axis=1)),
             "differing_pairs": ("feature", counts.differing),
-            "correlation": feature_correlation(stimuli, features=names),
+            "correlation": correlation,
             "constant": ("feature", constant),
             "determines": (("feature", "other_feature"), determines),
+            "explained": ("feature", _explained(correlation.values)),
+            "varies_within": (("feature", "other_feature"), _varies_within(codes, measured)),
+            "n_levels": ("feature", np.where(measured, 0, [len(np.unique(c)) for c in codes])),
             "kind": ("feature", np.array(kinds, dtype=object)),
             "quantile": (("feature", "share"), _quantiles(stimuli, names, kinds)),
             "belongs_to": ("feature", np.array([belongs.get(k, "") for k in names], dtype=object)),
@@ -120,7 +140,7 @@ def describe_stimuli(stimuli: xr.Dataset) -> xr.Dataset:
         },
         attrs={"stimuli": stimuli.attrs.get("stimuli", "stimuli")},
     )
-    _warn_of_correlations(description)
+    _warn(description)
     return description
 
 
@@ -141,6 +161,16 @@ def description_text(description: xr.Dataset) -> str:
     lines += _listed(f"correlation of feature distances above {MAX_CORRELATION}", correlated)
     lines += _listed("constant", [str(name) for name in constant])
     lines += _listed("determined by another feature", _confounded(description))
+    for title, found in (
+        (
+            f"explained above {MAX_EXPLAINED:.0%} by the others together",
+            _explained_above(description),
+        ),
+        (f"differs in less than {MIN_DIFFERING:.0%} of the pairs", _rarely_differing(description)),
+        ("varies within a minority of the levels of another feature", _nested(description)),
+    ):
+        # What is rare is not said to be missing.
+        lines += _listed(title, found) if found else []
     return "\n".join(lines)
 
 
@@ -206,11 +236,74 @@ def _confounded(description: xr.Dataset) -> list[str]:
     ]
 
 
-def _warn_of_correlations(description: xr.Dataset) -> None:
-    correlated = _correlated(description)
+def _explained(correlation: NDArray) -> NDArray:
+    """Share of each feature distance's variance that all others explain: (feature)."""
+    varies = ~np.isnan(np.diag(correlation))
+    known = correlation[np.ix_(varies, varies)]
+    share = np.full(len(correlation), np.nan)
+    found = []
+    for k in range(len(known)):
+        own, others = np.delete(known[k], k), np.delete(np.delete(known, k, 0), k, 1)
+        found.append(own @ np.linalg.lstsq(others, own)[0] if len(own) else 0.0)
+    share[varies] = np.clip(found, 0.0, 1.0)
+    return share
+
+
+def _varies_within(codes: NDArray, measured: NDArray) -> NDArray[np.int64]:
+    """Levels of another feature within which a feature varies: (feature, other_feature)."""
+    found = np.zeros((len(codes),) * 2, np.int64)
+    for j in np.flatnonzero(~measured):
+        level = np.unique(codes[j], return_inverse=True)[1]
+        for k in np.flatnonzero(np.arange(len(codes)) != j):
+            defined = codes[k] >= 0
+            both = np.unique(np.stack([level[defined], codes[k][defined]]), axis=1)
+            found[k, j] = (np.bincount(both[0]) > 1).sum()
+    return found
+
+
+def _explained_above(description: xr.Dataset) -> list[str]:
+    share = description["explained"]
+    above = share.where(share > MAX_EXPLAINED, drop=True)
+    return [f"{name} ({value:.0%})" for name, value in above.to_series().items()]
+
+
+def _rarely_differing(description: xr.Dataset) -> list[str]:
+    share = description["differing_pairs"] / description["n_pairs"]
+    rare = share.where((share < MIN_DIFFERING) & ~description["constant"], drop=True)
+    return [f"{name} ({value:.2g}%)" for name, value in (100 * rare).to_series().items()]
+
+
+def _nested(description: xr.Dataset) -> list[str]:
+    """Say of each feature within how few levels it varies, of a feature that all sentences have."""
+    names, n_levels = description["feature"].values, description["n_levels"].values
+    telling = (n_levels > 2) & (description["undefined"].values == 0)
+    found = []
+    for k, within in enumerate(description["varies_within"].values):
+        share = {j: within[j] / n_levels[j] for j in np.flatnonzero(telling).tolist() if j != k}
+        j = min(share, key=lambda other: share[other], default=k)
+        if share.get(j, 1.0) < 0.5 and not description["constant"][k]:
+            found.append(f"{names[k]}: {within[j]} of {n_levels[j]} levels of {names[j]}")
+    return found
+
+
+def _warn(description: xr.Dataset) -> None:
+    correlated = [f"{a} and {b} ({value:.2f})" for a, b, value in _correlated(description)]
     if correlated:
-        listed = ", ".join(f"{a} and {b} ({value:.2f})" for a, b, value in correlated)
+        listed = ", ".join(correlated)
         warn(f"stimuli: feature distances correlate above {MAX_CORRELATION}: {listed}")
+    explained = _explained_above(description)
+    if explained:
+        warn(
+            "stimuli: the other features explain nearly all of the distances of "
+            f"{', '.join(explained)}; leave some of them out (features=) or permute them together "
+            "(groups=)"
+        )
+    rare = _rarely_differing(description)
+    if rare:
+        warn(
+            f"stimuli: few pairs of sentences differ in {', '.join(rare)}; analyze the sentences "
+            "that define such a feature alone, or read its importance with its error"
+        )
 
 
 def _feature_lines(description: xr.Dataset, n_pairs: int) -> list[str]:

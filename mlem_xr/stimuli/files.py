@@ -39,6 +39,7 @@ from mlem_xr.stimuli.table import (
     MAX_COLUMNS,
     checked,
     declared_items,
+    frame_of,
     from_dataframe,
     to_dataframe,
     warn_of_oddities,
@@ -59,9 +60,10 @@ def read_stimuli(
 
     Parameters
     ----------
-    source : str, path, pd.DataFrame or xr.Dataset
+    source : str, path, pd.DataFrame, another table or xr.Dataset
         Name of a bundled set (see `list_stimuli`), path of a grammar (.fcfg) or of a table (.csv,
-        .csv.gz, .parquet), a DataFrame, or a Dataset of stimuli, which is checked. A table has a
+        .csv.gz, .parquet), a DataFrame or what has `to_pandas` (a DataFrame of polars, a Table of
+        Arrow, a Dataset of Hugging Face), or a Dataset of stimuli, which is checked. A table has a
         column `sentence`; every other column is a feature, in order. In CSV only an empty cell is
         undefined: "NA" is a word.
     items : str or iterable of str, optional
@@ -111,8 +113,7 @@ def read_stimuli(
     (['subj_LEMMA', 'verb_LEMMA'], 'verb_LEMMA')
     """
     names = {"items": _names("items", items), "numeric": _names("numeric", numeric)}
-    if not isinstance(source, pd.DataFrame | xr.Dataset) and hasattr(source, "to_pandas"):
-        source = source.to_pandas()
+    source = frame_of("stimuli", source)
     if isinstance(source, pd.DataFrame):
         columns = [str(column) for column in source.columns]
         return from_dataframe(source, name="stimuli", **names, vector=_vectors(vector, columns))

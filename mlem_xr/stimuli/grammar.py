@@ -5,10 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlem_xr.schema import InputError, choose, shown
+from mlem_xr.schema import MIN_SENTENCES, InputError, check_integer, choose, shown
 from mlem_xr.stimuli.expressions import Expression, read_expression
 from mlem_xr.stimuli.lexicon import WORD_FEATURES, read_lines
-from mlem_xr.stimuli.rules import Category, Features, Rule, Rules, Value, Variable, unify
+from mlem_xr.stimuli.rules import (
+    MAX_SENTENCES,
+    Category,
+    Features,
+    Rule,
+    Rules,
+    Value,
+    Variable,
+    unify,
+)
 
 MAX_LINE = 10_000
 """Characters of a rule, with all lines that continue it."""
@@ -18,6 +27,9 @@ GRAMMARS = Path(__file__).parent / "grammars"
 
 WHOLE = "sentence"
 """The role of the start symbol."""
+
+N_WORDS = "N_WORDS"
+"""A feature that every sentence has: how many words it is long."""
 
 
 @dataclass
@@ -30,10 +42,13 @@ class Grammar:
     columns: dict[str, Expression] = field(default_factory=dict)
     items: dict[str, Expression] = field(default_factory=dict)
     belongs: dict[str, str] = field(default_factory=dict)
+    numeric: list[str] = field(default_factory=list)
     filters: list[Expression] = field(default_factory=list)
     distinct: dict[str, str] = field(default_factory=dict)
     lexicon: Path | None = None
     language: str = "en"
+    sample: int | None = None
+    """How many of its sentences to draw; None: all of them."""
 
     def reads(self, feature: str) -> bool:
         """Tell whether a column, an item or a filter depends on this feature of any role."""
@@ -68,6 +83,11 @@ def read_grammar(path: Path) -> Grammar:
         choose(f"{grammar.columns[name].where}: {name} of", item, others)
     grammar.start = grammar.start or grammar.rules[0].category.symbol
     return grammar
+
+
+def check_sample(argument: str, number: Any) -> int:
+    """Return how many sentences are to be drawn, if that many can be."""
+    return check_integer(argument, number, at_least=MIN_SENTENCES, below=MAX_SENTENCES + 1)
 
 
 def by_symbol(grammar: Grammar, words: list[Rule]) -> dict[str, list[Rule]]:
@@ -141,7 +161,7 @@ def _check_features(grammar: Grammar, rules: Rules) -> None:
                 f"{expression.where}: no constituent has the role {role!r}; roles: "
                 f"{', '.join(sorted(roles))}"
             )
-        if name not in anywhere:
+        if name not in anywhere and (role, name) != (WHOLE, N_WORDS):
             raise InputError(
                 f"{expression.where}: feature {name!r} is never set; set: "
                 f"{', '.join(sorted(anywhere))}"
@@ -175,14 +195,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _read_directive(grammar: Grammar, text: str, where: str) -> None:
     directive, rest = [*text.split(maxsplit=1), "", ""][:2]
-    known = ["start", "lexicon", "language", "distinct", "column", "item", "filter"]
-    choose(f"{where}: directive", directive, known)
+    known = ["start", "lexicon", "language", "distinct", "column", "numeric", "item", "filter"]
+    choose(f"{where}: directive", directive, [*known, "sample"])
     if not rest:
         raise InputError(f"{where}: %{directive} of nothing")
-    if directive in ("column", "item"):
+    if directive in ("column", "numeric", "item"):
         _read_column(grammar, directive, rest, where)
     elif directive == "filter":
         grammar.filters.append(read_expression(rest, where))
+    elif directive == "sample":
+        number = int(rest) if rest.isdecimal() else rest
+        grammar.sample = check_sample(f"{where}: %sample", number)
     elif directive == "distinct":
         grammar.distinct |= dict.fromkeys(rest.split(), where)
     elif directive == "lexicon":
@@ -195,9 +218,11 @@ def _read_directive(grammar: Grammar, text: str, where: str) -> None:
 def _read_column(grammar: Grammar, directive: str, text: str, where: str) -> None:
     """Read `NAME = EXPRESSION`, or `NAME of ITEM = EXPRESSION` of a feature."""
     name, equals, expression = (part.strip() for part in text.partition("="))
-    match name.split() if directive == "column" else ():
+    match name.split() if directive != "item" else ():
         case [name, "of", item]:
             grammar.belongs[name] = item
+    if directive == "numeric":
+        grammar.numeric.append(name)
     if not equals or not name.isidentifier():
         raise InputError(f"{where}: %{directive} {text!r}; expected NAME = EXPRESSION")
     if name in grammar.columns or name in grammar.items:

@@ -11,7 +11,9 @@ from mlem_xr.kernels.distances import check_distances
 from mlem_xr.kernels.errors import Undefined
 from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.patterns import MAX_FEATURES, sums_over_pairs
+from mlem_xr.kernels.statistics import Regressors
 from mlem_xr.schema import (
+    NUMERIC,
     InputError,
     check_features,
     check_same_sentences,
@@ -66,6 +68,15 @@ def feature_arrays(data: xr.Dataset, codes: xr.DataArray) -> dict[str, xr.DataAr
         ),
         "given_of": xr.DataArray(np.array(given_of, np.int64), dims="given"),
     }
+
+
+def feature_measures(data: xr.Dataset, codes: xr.DataArray) -> xr.DataArray:
+    """Return the numbers of numeric features: float64 (sentence, feature), NaN of others."""
+    measure = codes.astype(np.float64) * np.nan
+    for k, name in enumerate(codes["feature"].values.tolist()):
+        if kind_of(data, name) == NUMERIC:
+            measure[:, k] = feature_values(data, name)
+    return measure
 
 
 def _given(data: xr.Dataset, feature: str) -> NDArray:
@@ -195,7 +206,11 @@ def feature_correlation(
     [[1.0, 1.0], [1.0, 1.0]]
     """
     names = check_features(stimuli, features)
-    _, sums = sums_over_pairs(features_in(stimuli, names))
+    return correlation_of(names, sums_over_pairs(features_in(stimuli, names))[1])
+
+
+def correlation_of(names: list[str], sums: Regressors) -> xr.DataArray:
+    """Return the correlation of the feature distances whose sums over pairs these are."""
     covariance = sums.gram
     varies = np.diag(covariance) > _ROUNDING * np.diag(sums.xx)
     deviation = np.where(varies, np.sqrt(np.abs(np.diag(covariance))), np.nan)

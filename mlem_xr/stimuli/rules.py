@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from random import Random
+from typing import Any, NamedTuple
 
 from mlem_xr.schema import InputError
 
@@ -21,6 +22,9 @@ MAX_STEPS = 2_000_000
 
 _MAX_COUNTING = 100_000
 """Steps that counting may take; equal phrases are counted at once, so it mostly takes few."""
+
+_MAX_DRAWING = 20_000
+"""Steps on the way to one drawn sentence."""
 
 Value = bool | int | float | str
 
@@ -84,6 +88,16 @@ class Phrase:
     """How many words they have together."""
 
 
+class _Path(NamedTuple):
+    """Where in a sentence a constituent is looked for."""
+
+    above: tuple[Rule, ...] = ()
+    lemmas: frozenset[str] = frozenset()
+    """Those to the left of it that may not occur again."""
+    place: tuple[int, ...] = ()
+    """Which child it is of each rule above, counted from the last."""
+
+
 def sentences(rules: Rules, start: str, *, distinct: Iterable[str] = ()) -> Iterator[Phrase]:
     """Generate every sentence that a grammar accepts, and no other; twice if derived in two ways.
 
@@ -95,7 +109,20 @@ def sentences(rules: Rules, start: str, *, distinct: Iterable[str] = ()) -> Iter
     that nest without end, with file and line, and too many sentences are refused.
     """
     _check_size(rules, start)
-    yield from _Derivation(rules, frozenset(distinct)).expand(start, {}, ())
+    yield from _Derivation(rules, frozenset(distinct)).expand(start, {}, _Path())
+
+
+def draws(
+    rules: Rules, start: str, *, distinct: Iterable[str] = (), seed: int = 0
+) -> list[Iterator[Phrase]]:
+    """Draw sentences of a grammar at random, without end and with repetitions.
+
+    One iterator for each rule of the start symbol. Wherever a symbol is expanded, each of the rules
+    and words that fit comes once, in random order, before any of them comes again: so they are
+    equally frequent, however many sentences begin with each.
+    """
+    drawing = _Drawing(rules, frozenset(distinct), seed)
+    return [drawing.draw(rule) for rule in rules[start]]
 
 
 def _check_size(rules: Rules, start: str) -> None:
@@ -120,7 +147,7 @@ def count_sentences(rules: Rules, start: str) -> tuple[float, float, float]:
     on the way. That no lemma occurs twice is not looked at, which leaves fewer.
     """
     counting = _Counting(rules)
-    phrases = counting.expand(start, {}, ())
+    phrases = counting.expand(start, {}, _Path())
     n_sentences = sum(phrase.count for phrase in phrases)
     return n_sentences, sum(phrase.n_words for phrase in phrases), counting.steps
 
@@ -160,20 +187,19 @@ class _Derivation:
         self.phrases: dict[tuple[str, frozenset[tuple[str, Value]]], list[Phrase]] = {}
         self.fresh = count()
 
-    def expand(self, symbol: str, known: dict[str, Value], above: tuple[Rule, ...]) -> list[Phrase]:
+    def expand(self, symbol: str, known: dict[str, Value], path: _Path) -> Iterable[Phrase]:
         key = symbol, frozenset(known.items())
         if key not in self.phrases:
             self.phrases[key] = [
-                phrase for rule in self.rules[symbol] for phrase in self.apply(rule, known, above)
+                phrase for rule in self.rules[symbol] for phrase in self.apply(rule, known, path)
             ]
         return self.phrases[key]
 
-    def apply(
-        self, rule: Rule, known: dict[str, Value], above: tuple[Rule, ...]
-    ) -> Iterator[Phrase]:
+    def apply(self, rule: Rule, known: dict[str, Value], path: _Path) -> Iterator[Phrase]:
         bindings = unify(rule.category.features, known, {})
         if bindings is None:
             return
+        above = path.above
         if len(above) == MAX_DEPTH:
             culprit = next(r for r in reversed(above) if above.count(r) > 1 or r is above[0])
             raise InputError(
@@ -182,14 +208,16 @@ class _Derivation:
         phrase = Phrase(rule.category.features)
         if rule.lemma is not None and rule.category.symbol in self.distinct:
             phrase = replace(phrase, lemmas=frozenset({rule.lemma}))
-        yield from self.complete(phrase, rule.children, bindings, (*above, rule))
+        yield from self.complete(
+            phrase, rule.children, bindings, path._replace(above=(*above, rule))
+        )
 
     def complete(
         self,
         phrase: Phrase,
         children: tuple[Category | str, ...],
         bindings: Bindings,
-        above: tuple[Rule, ...],
+        path: _Path,
     ) -> Iterator[Phrase]:
         """Add the children to a phrase in every way that agrees with it."""
         if not children:
@@ -198,36 +226,80 @@ class _Derivation:
         child, rest = children[0], children[1:]
         if isinstance(child, str):
             phrase = replace(phrase, words=(*phrase.words, child))
-            yield from self.complete(phrase, rest, bindings, above)
+            yield from self.complete(phrase, rest, bindings, path)
             return
-        for part in self.parts(child, bindings, above):
+        inside = _Path(path.above, path.lemmas | phrase.lemmas, (*path.place, len(rest)))
+        for part in self.parts(child, bindings, inside):
             part = self.renamed(part)
             agreed = unify(child.features, part.features, bindings)
             if agreed is not None and not phrase.lemmas & part.lemmas:
-                joined = self.join(phrase, {**child.features, **part.features}, part, above)
-                yield from self.complete(joined, rest, agreed, above)
+                joined = self.join(phrase, {**child.features, **part.features}, part, path)
+                yield from self.complete(joined, rest, agreed, path)
 
-    def parts(self, child: Category, bindings: Bindings, above: tuple[Rule, ...]) -> list[Phrase]:
+    def parts(self, child: Category, bindings: Bindings, path: _Path) -> Iterable[Phrase]:
         """Return the phrases that a child may be, by the features known so far."""
-        return self.expand(child.symbol, _known(child.features, bindings), above)
+        return self.expand(child.symbol, _known(child.features, bindings), path)
 
-    def join(
-        self, phrase: Phrase, features: Features, part: Phrase, above: tuple[Rule, ...]
-    ) -> Phrase:
+    def join(self, phrase: Phrase, features: Features, part: Phrase, path: _Path) -> Phrase:
         """Append `part`, which as a child of the phrase has these features."""
         role = (features,) if "ROLE" in features else ()
-        return replace(
-            phrase,
-            words=phrase.words + part.words,
-            roles=phrase.roles + role + part.roles,
-            lemmas=phrase.lemmas | part.lemmas,
+        return Phrase(
+            phrase.features,
+            phrase.words + part.words,
+            phrase.roles + role + part.roles,
+            phrase.lemmas | part.lemmas,
         )
 
     def renamed(self, phrase: Phrase) -> Phrase:
         """Set the variables left in a phrase apart from those of every other phrase."""
         values = (v for each in (phrase.features, *phrase.roles) for v in each.values())
         left = {value for value in values if isinstance(value, Variable)}
+        if not left:
+            return phrase
         return _resolved(phrase, {one: Variable(f"#{next(self.fresh)}") for one in left})
+
+
+class _Drawing(_Derivation):
+    """Makes phrases one by one, in random order, and remembers none."""
+
+    def __init__(self, rules: Rules, distinct: frozenset[str], seed: int) -> None:
+        super().__init__(rules, distinct)
+        self.random = Random(seed).random
+        self.fitting: dict[tuple, tuple[list[Rule], list[int]]] = {}
+        self.left = _MAX_DRAWING
+
+    def draw(self, rule: Rule) -> Iterator[Phrase]:
+        """Draw a sentence after the other that begins with a rule; none where there is none."""
+        while True:
+            self.left = _MAX_DRAWING
+            phrase = next(self.apply(rule, {}, _Path()), None)
+            if phrase is None:
+                return
+            yield phrase
+
+    def expand(self, symbol: str, known: dict[str, Value], path: _Path) -> Iterator[Phrase]:
+        # Each place has a turn of its own: two nouns of a sentence are chosen independently.
+        key = path.above, path.place, frozenset(known.items())
+        if key not in self.fitting:
+            rules = self.rules[symbol]
+            fitting = [r for r in rules if unify(r.category.features, known, {}) is not None]
+            self.fitting[key] = fitting, [0] * len(fitting)
+        rules, used = self.fitting[key]
+        # The least used ones first, the equally used ones at random.
+        for _, _, i in sorted((times, self.random(), i) for i, times in enumerate(used)):
+            # What may not occur again is left out at once: all else would be in vain.
+            if symbol not in self.distinct or rules[i].lemma not in path.lemmas:
+                used[i] += 1
+                yield from self.apply(rules[i], known, path)
+
+    def join(self, phrase: Phrase, features: Features, part: Phrase, path: _Path) -> Phrase:
+        self.left -= 1
+        if self.left < 0:
+            raise InputError(
+                f"{path.above[0].where}: no sentence found in {_MAX_DRAWING:,} steps; expected "
+                "shorter ones, or features that agree earlier in a rule"
+            )
+        return super().join(phrase, features, part, path)
 
 
 class _Counting(_Derivation):
@@ -245,32 +317,30 @@ class _Counting(_Derivation):
         self.steps = 0.0
         self.left = _MAX_COUNTING
 
-    def expand(self, symbol: str, known: dict[str, Value], above: tuple[Rule, ...]) -> list[Phrase]:
+    def expand(self, symbol: str, known: dict[str, Value], path: _Path) -> list[Phrase]:
         key = symbol, frozenset(known.items())
         if key not in self.phrases:
-            self.phrases[key] = _merged(super().expand(symbol, known, above), self.named)
+            self.phrases[key] = _merged(super().expand(symbol, known, path), self.named)
         return self.phrases[key]
 
-    def parts(self, child: Category, bindings: Bindings, above: tuple[Rule, ...]) -> list[Phrase]:
+    def parts(self, child: Category, bindings: Bindings, path: _Path) -> list[Phrase]:
         """Merge what the features of the child do not tell apart."""
-        return _merged(super().parts(child, bindings, above), child.features)
+        return _merged(super().parts(child, bindings, path), child.features)
 
-    def join(
-        self, phrase: Phrase, features: Features, part: Phrase, above: tuple[Rule, ...]
-    ) -> Phrase:
+    def join(self, phrase: Phrase, features: Features, part: Phrase, path: _Path) -> Phrase:
         """Count the pairs of what two phrases stand for."""
         self.steps += phrase.count * part.count
         self.left -= 1
         if self.left < 0:
             raise InputError(
-                f"{above[0].where}: the grammar has more than {_MAX_COUNTING:,} phrases that "
+                f"{path.above[0].where}: the grammar has more than {_MAX_COUNTING:,} phrases that "
                 "differ in their features; expected fewer, or features that agree"
             )
         n_words = phrase.n_words * part.count + phrase.count * part.n_words
         return replace(phrase, count=phrase.count * part.count, n_words=n_words)
 
 
-def _merged(phrases: list[Phrase], names: Collection[str]) -> list[Phrase]:
+def _merged(phrases: Iterable[Phrase], names: Collection[str]) -> list[Phrase]:
     """Make one phrase of all that have the same features of these names."""
     found: dict[tuple, Phrase] = {}
     for phrase in phrases:
@@ -308,7 +378,10 @@ def _resolved(phrase: Phrase, bindings: Bindings) -> Phrase:
         return phrase
 
     def resolve(features: Features) -> Features:
-        return {name: _resolve(value, bindings) for name, value in features.items()}
+        return {
+            name: _resolve(value, bindings) if isinstance(value, Variable) else value
+            for name, value in features.items()
+        }
 
     return replace(
         phrase, features=resolve(phrase.features), roles=tuple(map(resolve, phrase.roles))

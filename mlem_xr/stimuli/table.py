@@ -44,6 +44,35 @@ _LONGEST_NAME = 200
 """Bytes of a feature's name; file systems have a limit of 255."""
 
 
+def frame_of(argument: str, table: Any) -> Any:
+    """Turn a table of another library (polars, Arrow, datasets) into a DataFrame.
+
+    What has no `to_pandas` is returned as it is; several tables in one are refused.
+    """
+    if isinstance(table, pd.DataFrame | xr.Dataset | xr.DataArray):
+        return table
+    parts = list(table.values()) if isinstance(table, Mapping) else []
+    if parts and all(map(_is_table, parts)):
+        raise InputError(
+            f"{argument}: found the tables {listed(map(str, table))}; expected one of them, such "
+            f"as {argument}[{shown(next(iter(table)))}]"
+        )
+    if not _is_table(table):
+        return table
+    try:
+        frame = table.to_pandas()
+    # The library of the table may raise anything here.
+    except Exception as error:
+        raise InputError(f"{argument}: its to_pandas() fails: {shown(str(error))}") from error
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(f"{argument}: its to_pandas() gives {shown(frame)}; expected a DataFrame")
+    return frame
+
+
+def _is_table(value: Any) -> bool:
+    return callable(getattr(value, "to_pandas", None)) or isinstance(value, pd.DataFrame)
+
+
 def from_dataframe(table: pd.DataFrame, *, name: str, **roles: Any) -> xr.Dataset:
     """Check a table and turn it into stimuli, as `read_stimuli` returns them; warn of oddities.
 
