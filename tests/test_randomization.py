@@ -423,6 +423,7 @@ def test_dims_labels_and_attributes(activations):
     assert result.attrs["settings"] == {
         **{"per": "layer", "distance": "euclidean", "target": "square", "zscore": False},
         **{"scale": "linear", "n_draws": 9, "random_state": 0, "features": features, "items": {}},
+        "groups": [],
     }
     unit = mx.randomization_test(lazy(activations), per="unit", n_draws=9)
     assert unit["p_value"].dims[-2:] == ("unit", "feature")

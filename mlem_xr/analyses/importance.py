@@ -48,6 +48,17 @@ def _checked_groups(name: str, value: Any) -> tuple[tuple[str, tuple[str, ...]],
     return tuple(found.items())
 
 
+def groups_option(what: str) -> Any:
+    """Describe the option of groups of features, which are `what` together."""
+    return option(
+        None,
+        f"NAME=FEATURES: features, with commas between them, that are {what} together too.",
+        check=_checked_groups,
+        each=str,
+        flag="group",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetricOptions(Options):
     """The options of whatever fits a metric."""
@@ -90,13 +101,7 @@ class ImportanceOptions(MetricOptions):
     conditional: Conditional = option(
         False, "Permute only what the other features do not predict: no, yes (a forest) or exact."
     )
-    groups: Groups | None = option(
-        None,
-        "NAME=FEATURES: features, with commas between them, that are permuted together too.",
-        check=_checked_groups,
-        each=str,
-        flag="group",
-    )
+    groups: Groups | None = groups_option("permuted")
     mae: bool = option(False, "Compute the mean absolute error too.")
 
 
@@ -125,13 +130,15 @@ IMPORTANCE_INPUTS = {**INPUTS, "groups": ("group", "feature")}
 """Which features each group has, too."""
 
 
-def labels_of(options: ImportanceOptions, features: Sequence[str]) -> dict[str, Sequence[Any]]:
+def labels_of(options: Options, features: Sequence[str]) -> dict[str, Sequence[Any]]:
     """Return the labels of the folds, and those of features where there are groups beside them."""
-    labels: dict[str, Sequence[Any]] = {"fold": [0, 1]}
+    return {"fold": [0, 1], **labels_of_groups(options, features)}
+
+
+def labels_of_groups(options: Options, features: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Return the labels of features where there are groups beside them."""
     groups = options.settings()["groups"]
-    if groups:
-        labels["feature"] = [*features, *(group for group, _ in groups)]
-    return labels
+    return {"feature": [*features, *(group for group, _ in groups)]} if groups else {}
 
 
 WITHOUT_ITEMS = "errors over pairs know no items; folds='sentences' gives errors over items"

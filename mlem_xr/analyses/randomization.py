@@ -9,7 +9,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mlem_xr.analyses.base import Analysis, Output
-from mlem_xr.analyses.importance import INPUTS, Per, Scale, check_of_one_unit
+from mlem_xr.analyses.importance import (
+    IMPORTANCE_INPUTS,
+    Groups,
+    Per,
+    Scale,
+    check_of_one_unit,
+    groups_option,
+    labels_of_groups,
+)
 from mlem_xr.analyses.neural_distances import distance_option
 from mlem_xr.analyses.options import SEED, Options, integer, option
 from mlem_xr.kernels.distances import Function
@@ -17,7 +25,7 @@ from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.randomization import randomization_design, randomize
 from mlem_xr.kernels.targets import TARGETS
 from mlem_xr.running.blas import one_blas_thread
-from mlem_xr.schema import warn
+from mlem_xr.schema import InputError, warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +41,7 @@ class RandomizationOptions(Options):
     scale: Scale = option(
         "linear", "Distances of numeric and vector features as they are, or squared."
     )
+    groups: Groups | None = groups_option("drawn")
     n_draws: int = option(
         999,
         "How often each feature is drawn anew.",
@@ -60,10 +69,12 @@ def _outputs(options: RandomizationOptions) -> dict[str, Output]:
 def _warn_of_fixed_features(
     arrays: Mapping[str, xr.DataArray], options: RandomizationOptions
 ) -> None:
-    known = {n: a.values for n, a in arrays.items() if n not in ("activation", "items")}
-    items = arrays["items"].values
+    _check_groups(arrays)
+    others = ("activation", "items", "groups")
+    known = {n: a.values for n, a in arrays.items() if n not in others}
+    items, groups = arrays["items"].values, arrays["groups"]
     design = randomization_design(
-        _features(known, options), items, options.n_draws, options.random_state
+        _features(known, options), items, options.n_draws, options.random_state, groups.values
     )
     names = np.asarray(arrays["codes"]["feature"].values)
     if design.is_collinear.any():
@@ -84,6 +95,36 @@ def _warn_of_fixed_features(
             f"features: the other features determine {', '.join(names[determined])}, so there is "
             "nothing to draw; p-value 1"
         )
+    fixed = groups["group"].values[design.is_fixed[len(names) :]]
+    if len(fixed):
+        warn(
+            f"groups: the other features determine {', '.join(fixed)}, or there is nothing that "
+            "could be drawn; p-value 1"
+        )
+
+
+def _check_groups(arrays: Mapping[str, xr.DataArray]) -> None:
+    """Refuse groups that cannot be drawn together."""
+    names = np.array(arrays["codes"]["feature"].values, dtype=object)
+    column_of = arrays["items"].attrs["items"]
+    groups = arrays["groups"]
+    for group, members in zip(groups["group"].values, groups.values, strict=True):
+        given = names[np.intersect1d(np.flatnonzero(members), arrays["given_of"].values)]
+        if len(given):
+            raise InputError(
+                f"groups: {group!r} has {given[0]!r}, whose distances are given, so that it cannot "
+                "be drawn; expected features with levels or numbers"
+            )
+        columns = {column_of.get(name): name for name in names[members]}
+        if len(columns) > 1:
+            found = " and ".join(
+                f"{name!r} (of {'sentences' if column is None else repr(column)})"
+                for column, name in columns.items()
+            )
+            raise InputError(
+                f"groups: {group!r} has {found}; expected features of the same items, as they are "
+                "drawn together: say so with items="
+            )
 
 
 def _features(arrays: Mapping[str, Any], options: RandomizationOptions) -> Features:
@@ -91,10 +132,10 @@ def _features(arrays: Mapping[str, Any], options: RandomizationOptions) -> Featu
 
 
 def _randomize(
-    activation: NDArray, items: NDArray, options: Any, **features: NDArray
+    activation: NDArray, items: NDArray, groups: NDArray, options: Any, **features: NDArray
 ) -> dict[str, NDArray]:
     with one_blas_thread():
-        return randomize(activation, _features(features, options), items, options)
+        return randomize(activation, _features(features, options), items, options, groups)
 
 
 RANDOMIZATION = Analysis(
@@ -102,9 +143,10 @@ RANDOMIZATION = Analysis(
     help="Test each feature by drawing it anew, given the other features.",
     command="test",
     function=_randomize,
-    inputs=INPUTS,
+    inputs=IMPORTANCE_INPUTS,
     outputs=_outputs,
     options=RandomizationOptions,
+    labels=labels_of_groups,
     check=_warn_of_fixed_features,
     leading="statistic",
 )
@@ -120,6 +162,7 @@ def randomization_test(
     scale: Scale = "linear",
     n_draws: int = 999,
     features: Iterable[str] | None = None,
+    groups: Groups | None = None,
     items: Mapping[str, str] | None = None,
     random_state: int = 0,
 ) -> xr.Dataset:
@@ -170,6 +213,13 @@ def randomization_test(
         How often each feature is drawn.
     features : iterable of str, optional
         The features to use, in this order; all of them by default.
+    groups : mapping of str to iterable of str, optional
+        Features that are tested together too, such as ``{"subject": ["number", "gender"]}``: all
+        of them are drawn at once, from their joint distribution given the features outside the
+        group. The statistic is the largest partial t of any sum of their feature distances with
+        weights that are not negative, given the feature distances outside: t_k for a group of one.
+        Each has its own label along `feature`. All features of a group belong to the same items,
+        or to none. What a sentence leaves undefined stays so.
     items : mapping of str to str, optional
         For features that belong to items, the coordinate over `sentence` that says which item a
         sentence has. Such a feature is constant within each item. By default what the features say
@@ -183,16 +233,17 @@ def randomization_test(
         float64 ([..., unit,] feature), lazy if `activations` is; NaN where nothing was recorded.
         `statistic`: t_k. `p_value`: p_k. `p_value_max`: the same for the maximum of the statistic
         within each draw, over the units of the representation for ``per="unit"``, else over the
-        features, each standardized by its own draws; the probability that any of them is falsely
-        below q is at most q (family-wise).
+        features (for groups, over the groups), each standardized by its own draws; the probability
+        that any of them is falsely below q is at most q (family-wise).
         `correct_p_values` controls the share of false discoveries among units instead.
 
     Raises
     ------
     InputError
         If an option is unknown or means nothing in one dimension, a feature is not constant within
-        its items, or `activations` is not what it should be; when computed, if a representation
-        holds NaN or infinite values (the message names it).
+        its items, features of a group belong to different items, or `activations` is not what it
+        should be; when computed, if a representation holds NaN or infinite values (the message
+        names it).
 
     Warns
     -----
@@ -222,6 +273,12 @@ def randomization_test(
     >>> test = randomization_test(data, per="unit", n_draws=199)
     >>> (test.p_value_max < 0.05).sel(feature="plural").values.tolist()
     [False, False, False, True, False]
+
+    Does the layer encode any of the two?
+
+    >>> together = randomization_test(data, groups={"both": ["plural", "past"]}, n_draws=199)
+    >>> together.p_value.sel(feature="both").item()
+    0.005
     """
     options = RandomizationOptions.taken_from(locals())
     return RANDOMIZATION(activations, options, features=features, items=items)

@@ -7,6 +7,7 @@ the codes, the items and the seed alone, not on the activations.
 
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +54,8 @@ class Items(NamedTuple):
     given: NDArray | None = None
     """Distances of the sentences, each an item of its own, where they are given: there is nothing
     that could be drawn."""
+    stays: NDArray | None = None
+    """Which items draw from the same levels or residuals, as a number (item); None: all do."""
 
     @property
     def are_measured(self) -> bool:
@@ -74,15 +77,25 @@ def items_of(features: Features, items: NDArray, feature: int) -> Items:
     _, first, number[defined] = np.unique(
         items[defined, feature], return_index=True, return_inverse=True
     )
-    known = codes[defined]
-    level = np.unique(known[first, feature], return_inverse=True)[1]
+    level = np.unique(codes[defined][first, feature], return_inverse=True)[1]
+    covariate, numbers = outside(features, defined, first, number, [feature])
+    own = features.position[defined][first][:, features.axis_of == feature]
+    return Items(number, level, covariate, numbers, own, features.squared)
+
+
+def outside(
+    features: Features, defined: NDArray, first: NDArray, number: NDArray, members: Sequence[int]
+) -> tuple[NDArray, NDArray]:
+    """Return what features other than these say of items: the covariates of `Items`.
+
+    Items are numbered among the sentences that are `defined`, where each has a `first` one.
+    """
+    known = features.codes[defined]
     constant = (known == known[first][number[defined]]).all(axis=0)
-    constant[feature] = False
+    constant[list(members)] = False
     covariate = known[first][:, constant & features.categorical] + 1
     position = features.position[defined][first]
-    numbers = _standardized(position[:, constant[features.axis_of]])
-    own = position[:, features.axis_of == feature]
-    return Items(number, level, covariate, numbers, own, features.squared)
+    return covariate, _standardized(position[:, constant[features.axis_of]])
 
 
 def _given(features: Features, feature: int) -> Items:
@@ -159,7 +172,7 @@ def draw(items: Items, n_draws: int, seed: int) -> NDArray:
 
     More draws with the same seed begin with the same draws.
     """
-    return (_draw_positions if items.are_measured else _draw_levels)(items, n_draws, seed)
+    return (_draw_positions if items.are_measured else draw_levels)(items, n_draws, seed)
 
 
 def _draw_positions(items: Items, n_draws: int, seed: int) -> NDArray:
@@ -174,18 +187,23 @@ def _draw_positions(items: Items, n_draws: int, seed: int) -> NDArray:
 
 def _linear_fit(items: Items) -> tuple[NDArray, NDArray]:
     """Fit the positions by least squares on the other features; return fit and residuals."""
-    constant = np.ones((len(items.position), 1))
-    others = np.hstack([constant, _indicators(items.covariate), items.number_covariate])
+    others = regressors(items)
     fitted = others @ np.linalg.lstsq(others, items.position, rcond=None)[0]
     return fitted, items.position - fitted
 
 
-def _draw_levels(items: Items, n_draws: int, seed: int) -> NDArray:
+def regressors(items: Items) -> NDArray:
+    """Return what the other features say as columns, the first of them constant: (item, column)."""
+    constant = np.ones((len(items.covariate), 1))
+    return np.hstack([constant, _indicators(items.covariate), items.number_covariate])
+
+
+def draw_levels(items: Items, n_draws: int, seed: int) -> NDArray:
     """Draw levels: ints (draw, item).
 
     A draw in which all items have the same level is drawn again: nothing would differ in it.
     """
-    row, probability = conditional_distribution(items)
+    row, probability = _among_those_alike(items, *conditional_distribution(items))
     bounds = probability.cumsum(axis=1)[:, :-1].T[:, row]
     n_items, n_levels = len(items.level), probability.shape[1]
     drawn: NDArray = np.empty((n_draws, n_items), smallest_integer(n_levels))
@@ -203,6 +221,18 @@ def _draw_levels(items: Items, n_draws: int, seed: int) -> NDArray:
             if (drawn[again] != drawn[again, 0]).any():
                 break
     return drawn
+
+
+def _among_those_alike(items: Items, row: NDArray, probability: NDArray) -> tuple[NDArray, NDArray]:
+    """Leave to every item the levels of the items that are like it in what stays."""
+    if items.stays is None or not items.stays.any():
+        return row, probability
+    both = np.column_stack([row, items.stays])
+    kind, row = np.unique(both, axis=0, return_inverse=True)
+    allowed = np.zeros((int(items.stays.max()) + 1, probability.shape[1]), bool)
+    allowed[items.stays, items.level] = True
+    probability = probability[kind[:, 0]] * allowed[kind[:, 1]]
+    return row.ravel(), probability / probability.sum(axis=1, keepdims=True)
 
 
 def smallest_integer(n_levels: int) -> type:

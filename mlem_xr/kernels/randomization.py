@@ -15,13 +15,13 @@ so that draws are compared by r. A draw changes x_k alone, so all it takes is th
 pairs of sentences that differ in it. For squared distances of points that follows from sums over
 the sentences of each level, and no pair is visited; other targets are a matrix, which is multiplied
 with the indicators of the levels. Numbers are drawn as well as levels: see
-`mlem_xr.kernels.measures`.
+`mlem_xr.kernels.measures`; and groups of features: see `mlem_xr.kernels.together`.
 
 Arrays of draws have the feature as it is as their first row: (1 + D, ...) for D draws.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -34,6 +34,12 @@ from mlem_xr.kernels.distances import distance_matrix, find_distance, prepared
 from mlem_xr.kernels.draws import Items, draw, is_determined, items_of
 from mlem_xr.kernels.features import Features
 from mlem_xr.kernels.targets import TARGETS
+from mlem_xr.kernels.together import (
+    draw_together,
+    largest_projection,
+    products_of,
+    together,
+)
 
 _TIE = 1e-9
 """Partial correlations that differ by less are equal: so much is rounding."""
@@ -53,6 +59,9 @@ _KEPT = 2**30
 """Bytes of draws that are kept; of more, each feature is drawn when it is needed."""
 
 
+Groups = tuple[tuple[int, ...], ...]
+
+
 class Drawn(NamedTuple):
     """A feature in the data and in every draw: what depends on the stimuli alone."""
 
@@ -68,31 +77,52 @@ class Drawn(NamedTuple):
     """Sum of squares of x_k that the others leave; NaN where that is nothing: (1 + D)"""
 
 
-class RandomizationDesign:
-    """All that depends on the stimuli, the number of draws and the seed alone."""
+class DrawnTogether(NamedTuple):
+    """The features of a group in the data and in every draw: m features."""
 
-    def __init__(self, features: Features, items: NDArray, n_draws: int, seed: int) -> None:
+    members: list[Drawn]
+    """What there is to know of each of them; `products` with the features outside."""
+    unexplained: NDArray
+    """Sums of products of two of them that the features outside leave, with NaN on the diagonal
+    where that is nothing: (1 + D, m, m)"""
+
+
+class RandomizationDesign:
+    """All that depends on the stimuli, the number of draws and the seed alone.
+
+    What is tested are the features, by their positions, then `groups`, as tuples of positions.
+    """
+
+    def __init__(
+        self, features: Features, items: NDArray, n_draws: int, seed: int, groups: Groups = ()
+    ) -> None:
         self.n_draws, self.seed, self._features = n_draws, seed, features
         self.n_features, n = features.n_features, len(items)
         self.n_pairs = n * (n - 1) / 2
         self.items = [items_of(features, items, k) for k in range(self.n_features)]
+        self.groups = [together(features, items, group) for group in groups]
         self._known, self._sign = _alike(features)
-        self._drawn: dict[int, Drawn] = {}
+        self._drawn: dict[int, Drawn | DrawnTogether] = {}
         self._drawing = threading.Lock()
-        sums = [self._sums(k, as_is(own))[0] for k, own in enumerate(self.items)]
+        sums = [self._sums(k, own, as_is(own))[0] for k, own in enumerate(self.items)]
         self.total = np.array([row[0] for row in sums])
         """Sum of each feature distance over the pairs: (feature)"""
         products = np.array([row[1:] for row in sums])
         self.products = products - np.outer(self.total, self.total) / self.n_pairs
         """Centered sums of products of two feature distances: (feature, feature)"""
 
-    def others(self, feature: int) -> NDArray:
-        """Return the positions of the other features."""
-        return np.delete(np.arange(self.n_features), feature)
+    @property
+    def tested(self) -> list[int | tuple[int, ...]]:
+        """Return what is tested: positions of features, then those of groups."""
+        return [*range(self.n_features), *(group.features for group in self.groups)]
 
-    def inverse(self, feature: int) -> NDArray:
+    def others(self, tested: int | tuple[int, ...]) -> NDArray:
+        """Return the positions of the other features."""
+        return np.delete(np.arange(self.n_features), tested)
+
+    def inverse(self, tested: int | tuple[int, ...]) -> NDArray:
         """Invert the products of the other features: (F - 1, F - 1)."""
-        other = self.others(feature)
+        other = self.others(tested)
         return _inverse(self.products[np.ix_(other, other)])[0]
 
     @cached_property
@@ -103,11 +133,7 @@ class RandomizationDesign:
     @cached_property
     def is_collinear(self) -> NDArray:
         """Features whose distances never differ or follow from those of others: (feature)."""
-        left = [
-            self._unexplained(k, self.products[k, k], self.products[k, self.others(k)])
-            for k in range(self.n_features)
-        ]
-        return np.isnan(left)
+        return np.isnan([self._left_of((k,))[0] for k in range(self.n_features)])
 
     @cached_property
     def is_determined(self) -> NDArray:
@@ -116,35 +142,75 @@ class RandomizationDesign:
 
     @cached_property
     def is_fixed(self) -> NDArray:
-        """Features of which there is nothing to draw, so that p-values are 1: (feature)."""
-        return self.is_collinear | self.is_determined
+        """What there is nothing of to draw, so that p-values are 1: (feature, then group)."""
+        of_groups = [
+            group.is_determined or np.isnan(self._left_of(group.features)).all()
+            for group in self.groups
+        ]
+        return np.append(self.is_collinear | self.is_determined, np.array(of_groups, bool))
 
     def drawn(self, feature: int) -> Drawn:
-        """Draw a feature, once for all who ask if the draws of all features fit into memory."""
-        if self.n_draws * sum(_n_bytes(own) for own in self.items) > _KEPT:
-            return self._draw(feature)
+        """Draw a feature, once for all who ask if all draws fit into memory."""
+        return self._once(feature, lambda: self._draw(feature))
+
+    def drawn_together(self, group: int) -> DrawnTogether:
+        """Draw the features of a group, once for all who ask, as `drawn`."""
+        return self._once(self.n_features + group, lambda: self._draw_together(group))
+
+    def _once(self, number: int, make: Callable[[], Any]) -> Any:
+        members = [member for group in self.groups for member in group.members]
+        if self.n_draws * sum(_n_bytes(own) for own in [*self.items, *members]) > _KEPT:
+            return make()
         with self._drawing:
-            if feature not in self._drawn:
-                self._drawn[feature] = self._draw(feature)
-            return self._drawn[feature]
+            if number not in self._drawn:
+                self._drawn[number] = make()
+            return self._drawn[number]
 
     def _draw(self, feature: int) -> Drawn:
         own = self.items[feature]
         value = as_is(own)
         if not self.is_fixed[feature]:
-            drawn = draw(own, self.n_draws, self.seed)
-            value = np.concatenate([value.astype(drawn.dtype), drawn])
-        sums = self._sums(feature, value)
-        other = self.others(feature)
+            value = _after(value, draw(own, self.n_draws, self.seed))
+        return self._described(feature, own, value, feature)
+
+    def _described(
+        self, feature: int, own: Items, value: NDArray, tested: int | tuple[int, ...]
+    ) -> Drawn:
+        """Describe draws of a feature, next to the features outside what is tested."""
+        sums = self._sums(feature, own, value)
+        other = self.others(tested)
         total = sums[:, 0]
         products = sums[:, 1 + other] - np.outer(total, self.total[other]) / self.n_pairs
         squares = sums[:, 1 + feature] - total**2 / self.n_pairs
-        unexplained = self._unexplained(feature, squares, products)
+        unexplained = self._unexplained(tested, squares, products)
         return Drawn(own, value, total, products, unexplained)
 
-    def _sums(self, feature: int, value: NDArray) -> NDArray:
+    def _draw_together(self, number: int) -> DrawnTogether:
+        group = self.groups[number]
+        values = [as_is(own) for own in group.members]
+        if not self.is_fixed[self.n_features + number]:
+            drawn = draw_together(group, self.n_draws, self.seed)
+            values = [_after(value, own) for value, own in zip(values, drawn, strict=True)]
+        parts = zip(group.features, group.members, values, strict=True)
+        members = [self._described(k, own, value, group.features) for k, own, value in parts]
+        total = np.stack([member.total for member in members], axis=1)
+        outside = np.stack([member.products for member in members], axis=1)
+        left = products_of(group, values, self._features)
+        left -= total[:, :, np.newaxis] * total[:, np.newaxis, :] / self.n_pairs
+        left -= outside @ self.inverse(group.features) @ outside.transpose(0, 2, 1)
+        for k, member in enumerate(members):
+            left[:, k, k] = member.unexplained
+        return DrawnTogether(members, left)
+
+    def _left_of(self, group: tuple[int, ...]) -> NDArray:
+        """Return what the features outside a group leave of each of its features, as they are."""
+        other = self.others(group)
+        return np.array(
+            [self._unexplained(group, self.products[k, k], self.products[k, other]) for k in group]
+        )
+
+    def _sums(self, feature: int, items: Items, value: NDArray) -> NDArray:
         """Sum x_k and its products with all feature distances over the pairs: (1 + D, 1 + F)."""
-        items = self.items[feature]
         sums = _between_alike(items, value, _grouped(self._known, items)) @ self._sign
         for other in np.flatnonzero(~self._features.categorical).tolist():
             if other != feature:
@@ -159,18 +225,28 @@ class RandomizationDesign:
             sums[:, 1 + feature] = np.vdot(items.given, items.given) / 2
         return sums
 
-    def _unexplained(self, feature: int, squares: NDArray, products: NDArray) -> NDArray:
-        left = squares - ((products @ self.inverse(feature)) * products).sum(axis=-1)
+    def _unexplained(
+        self, tested: int | tuple[int, ...], squares: NDArray, products: NDArray
+    ) -> NDArray:
+        left = squares - ((products @ self.inverse(tested)) * products).sum(axis=-1)
         return np.where(left > _NOTHING * squares, left, np.nan)
 
 
 def randomization_design(
-    features: Features, items: NDArray, n_draws: int, seed: int
+    features: Features,
+    items: NDArray,
+    n_draws: int,
+    seed: int,
+    groups: NDArray | Sequence[NDArray] = (),
 ) -> RandomizationDesign:
-    """Build the design of a test from features and items (sentence, F), once per process."""
+    """Build the design of a test from features and items (sentence, F), once per process.
+
+    `groups`, bool (group, F), says which features each group has.
+    """
     items = np.ascontiguousarray(items, dtype=np.int32)
+    members = tuple(tuple(np.flatnonzero(group).tolist()) for group in groups)
     with _building:
-        return _cached_design(features, items.tobytes(), n_draws, seed)
+        return _cached_design(features, items.tobytes(), n_draws, seed, members)
 
 
 _building = threading.Lock()
@@ -179,15 +255,20 @@ _building = threading.Lock()
 # Two, as of `mlem_xr.kernels.design`.
 @lru_cache(maxsize=2)
 def _cached_design(
-    features: Features, items: bytes, n_draws: int, seed: int
+    features: Features, items: bytes, n_draws: int, seed: int, groups: Groups
 ) -> RandomizationDesign:
     numbers = np.frombuffer(items, dtype=np.int32).reshape(features.codes.shape)
-    return RandomizationDesign(features, numbers, n_draws, seed)
+    return RandomizationDesign(features, numbers, n_draws, seed, groups)
 
 
 def as_is(items: Items) -> NDArray:
     """Return what is drawn as it is, as if it were the only draw."""
     return (items.position if items.are_measured else items.level)[np.newaxis]
+
+
+def _after(value: NDArray, drawn: NDArray) -> NDArray:
+    """Put the feature as it is before its draws."""
+    return np.concatenate([value.astype(drawn.dtype), drawn])
 
 
 def _n_bytes(items: Items) -> int:
@@ -368,9 +449,13 @@ Target = Points | Matrix
 
 
 def randomize(
-    activation: NDArray, features: Features, items: NDArray, options: Any
+    activation: NDArray,
+    features: Features,
+    items: NDArray,
+    options: Any,
+    groups: NDArray | Sequence[NDArray] = (),
 ) -> dict[str, NDArray]:
-    """Test the features by randomization.
+    """Test the features, and groups of them, by randomization.
 
     Parameters
     ----------
@@ -382,19 +467,23 @@ def randomize(
         int32 (sentence, feature): sentences with the same number are drawn together.
     options : object
         With `per`, `distance`, `target`, `zscore`, `n_draws` and `random_state`.
+    groups : NDArray
+        bool (group, feature): features that are drawn together too, none of given distances, all
+        with the same items.
 
     Returns
     -------
     dict of str to NDArray
-        `statistic`, `p_value` and `p_value_max`, float64 ([unit,] feature).
+        `statistic`, `p_value` and `p_value_max`, float64 ([unit,] feature), groups after the
+        features.
     """
-    design = randomization_design(features, items, options.n_draws, options.random_state)
+    design = randomization_design(features, items, options.n_draws, options.random_state, groups)
     of_units = options.per == "unit"
     targets = _targets_of_units if of_units else _target_of_layer
     observed: list[NDArray] = []
     compared: list[NDArray] = []
     n_as_large: list[NDArray] = []
-    largest = np.full((design.n_features, options.n_draws), -np.inf)
+    largest = np.full((len(design.is_fixed), options.n_draws), -np.inf)
     for target in targets(activation, options):
         correlations = list(_partial_correlations(target, design))
         observed.append(np.stack([own[0] for own in correlations], axis=1))
@@ -407,9 +496,11 @@ def randomize(
             largest[k] = np.fmax(largest[k], np.fmax.reduce(alike[k][1:], axis=1))
     r, count = np.concatenate(observed), np.concatenate(n_as_large)
     if not of_units:
-        largest[:] = largest.max(axis=0)
+        # Groups are a family of their own, so that they change nothing for the features.
+        for family in np.split(largest, [design.n_features]):
+            family[:] = family.max(axis=0, initial=-np.inf)
     own = np.concatenate(compared)
-    count_max = [_as_large(largest[k][:, np.newaxis], own[:, k]) for k in range(design.n_features)]
+    count_max = [_as_large(drawn[:, np.newaxis], own[:, k]) for k, drawn in enumerate(largest)]
     tested = ~design.is_fixed & ~np.isnan(r)
     outputs = {
         "statistic": _statistic(r, design),
@@ -450,7 +541,8 @@ def _as_large(drawn: NDArray, observed: NDArray) -> NDArray:
 def _partial_correlations(target: Target, design: RandomizationDesign) -> Iterator[NDArray]:
     """Yield for each feature its partial correlation with the targets: (1 + D, target).
 
-    NaN where there is nothing to explain, or nothing to explain it with.
+    Then the largest one of each group. NaN where there is nothing to explain, or nothing to
+    explain it with.
     """
     total, squares = target.moments()
     mean = total / design.n_pairs
@@ -458,14 +550,25 @@ def _partial_correlations(target: Target, design: RandomizationDesign) -> Iterat
     variation = np.where(variation > _NOTHING * squares, variation, np.nan)
     observed = [target.between(items, as_is(items))[0] for items in design.items]
     products = np.stack(observed) - np.outer(design.total, mean)
-    for k in range(design.n_features):
-        drawn, other = design.drawn(k), design.others(k)
-        weight = design.inverse(k) @ products[other]
+    for number, tested in enumerate(design.tested):
+        other = design.others(tested)
+        weight = design.inverse(tested) @ products[other]
         left = variation - (products[other] * weight).sum(axis=0)
         left = np.where(left > _NOTHING * variation, left, np.nan)
-        own = target.between(drawn.items, drawn.value) - np.outer(drawn.total, mean)
-        own -= drawn.products @ weight
-        own /= np.sqrt(drawn.unexplained)[:, np.newaxis]
+
+        def beside_others(drawn: Drawn, weight: NDArray = weight) -> NDArray:
+            own = target.between(drawn.items, drawn.value) - np.outer(drawn.total, mean)
+            own -= drawn.products @ weight
+            return own
+
+        if number < design.n_features:
+            drawn = design.drawn(number)
+            own = beside_others(drawn)
+            own /= np.sqrt(drawn.unexplained)[:, np.newaxis]
+        else:
+            group = design.drawn_together(number - design.n_features)
+            cross = np.stack([beside_others(drawn) for drawn in group.members], axis=2)
+            own = largest_projection(group.unexplained, cross)
         own /= np.sqrt(left)
         yield own
 

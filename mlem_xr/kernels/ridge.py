@@ -56,7 +56,7 @@ def _solve_subset(
 
 
 @numba.njit(nogil=True, cache=True)
-def _nonnegative_ridge(
+def nonnegative_ridge(
     gram: NDArray, ridge: float, cross: NDArray, passive: NDArray, lower: NDArray, weight: NDArray
 ) -> None:
     """Minimize w'(gram + ridge I)w / 2 - cross'w over w >= 0 by block principal pivoting.
@@ -149,7 +149,7 @@ def _fit_targets(
         passive[:] = train_cross[t] > 0.0
         smallest = np.inf
         for a in range(len(alphas)):
-            _nonnegative_ridge(train_gram, alphas[a], train_cross[t], passive, lower, weight)
+            nonnegative_ridge(train_gram, alphas[a], train_cross[t], passive, lower, weight)
             # The validation error less the sum of squared targets, which no alpha changes.
             offset = target_shift[t]
             error = 0.0
@@ -163,7 +163,7 @@ def _fit_targets(
             if error < smallest:
                 smallest = error
                 chosen[t] = a
-        _nonnegative_ridge(refit_gram, alphas[chosen[t]], refit_cross[t], passive, lower, weight)
+        nonnegative_ridge(refit_gram, alphas[chosen[t]], refit_cross[t], passive, lower, weight)
         weights[t] = weight
     return chosen, weights
 
