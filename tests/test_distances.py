@@ -79,7 +79,6 @@ def test_functions_that_differ_are_not_taken_for_each_other(few):
         (lambda a, b: np.nan, "distance: NaN or infinite values"),
         (lambda a, b: None, "distance: NaN or infinite values"),
         (lambda a, b: a - b, "distance: the function failed .*; expected a number"),
-        (len, "distance: the function failed .*TypeError.*; expected a number"),
     ],
 )
 def test_functions_that_are_no_distance_are_named(few, function, message):
@@ -94,7 +93,23 @@ def test_a_function_is_not_saved_under_its_name(stimuli, tmp_path):
     store = mx.create_store(stimuli, tmp_path / "s.zarr", pooling=["mean"])
     write(store, layers(0).sel(pooling=["mean"]))
     result = mx.multivariate_importance(mx.open_store(store), distance=spatial.cityblock)
-    with pytest.raises(InputError, match="function scipy.* is known by its name alone; expected"):
+    with pytest.raises(
+        InputError, match="its distance is the function scipy.*cityblock, and funct"
+    ):
         mx.save_results(result, progress=False)
     assert mx.list_results(store).empty
     assert set(mx.to_dataframe(result)["feature"]) == set(stimuli.attrs["features"])
+    # Kept apart, they are explained as distances that are there.
+    distance = mx.distances(mx.open_store(store), distance=spatial.cityblock)
+    distance.to_zarr(tmp_path / "distances.zarr", consolidated=False)
+    kept = xr.open_zarr(tmp_path / "distances.zarr", consolidated=False)["distance"]
+    found = mx.multivariate_importance(
+        mx.open_store(store).assign(distance=kept), distance="precomputed"
+    )
+    xr.testing.assert_allclose(found["importance"].compute(), result["importance"].compute())
+
+
+@pytest.mark.parametrize("function", [len, lambda: 0.0, lambda a, b, c: 0.0, float, 3])
+def test_what_takes_no_two_sentences_is_refused_at_once(few, function):
+    with pytest.raises(InputError, match="^distance: (found <|unknown value)"):
+        mx.distances(few, distance=function)

@@ -1,27 +1,38 @@
 """Neural distances between sentences."""
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import xarray as xr
 
 from mlem_xr.analyses.base import Analysis, Output
-from mlem_xr.analyses.options import FUNCTION, Options, option, plain
+from mlem_xr.analyses.options import Options, option, plain
 from mlem_xr.kernels.distances import DISTANCES, Function, neural_distances
-from mlem_xr.schema import InputError, choose
+from mlem_xr.schema import InputError, choose, shown
 
 
 def check_distance(name: str, value: Any) -> str | Function:
     """Return the name of a known distance, or a function of two sentences."""
-    if callable(value):
-        return value
-    if isinstance(value, str) and value.startswith(FUNCTION):
-        # As in the settings of a result: there is no telling whether a function is the same.
+    if not callable(value) or isinstance(value, type):
+        return choose(name, value, DISTANCES)
+    if not _takes_two(value):
         raise InputError(
-            f"{name}: {value!r} is known by its name alone; expected a distance that has one here, "
-            f"or 'precomputed' with the distances that the function gives"
+            f"{name}: found {shown(value)}; expected a function of the activations of two "
+            "sentences; a matrix of all of them goes in with 'precomputed'"
         )
-    return choose(name, value, DISTANCES)
+    return value
+
+
+def _takes_two(function: Function) -> bool:
+    try:
+        signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        # Some functions that are not written in Python do not say what they take.
+        return True
+    return True
 
 
 def distance_option() -> Any:
@@ -64,8 +75,8 @@ def distances(
         A metric of `sklearn.metrics.pairwise_distances`; `norm_diff`: the absolute difference
         of the Euclidean norms; or a function that takes the activations of two sentences, float64
         (unit), and returns a number, as the metrics of scikit-learn and `scipy.spatial.distance`
-        do. It is called for each pair of sentences, so it is slow, and what follows from it cannot
-        be saved beside the activations: a store knows no functions.
+        do. It is called for each pair of sentences, so it is slow, and `save_results` refuses what
+        follows from it: nothing that can be written down tells two functions apart for sure.
     zscore : bool
         Whether to bring every unit to mean 0 and standard deviation 1 over the sentences first.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.analyses.layers import UNIT_LABELS, concatenate_layers, units_of_all_layers
+from mlem_xr.analyses.options import FUNCTION
 from mlem_xr.running.executor import compute_together, n_workers, run_tasks
 from mlem_xr.running.progress import progress_bar, resumable
 from mlem_xr.schema import (
@@ -131,6 +132,7 @@ def _analysis_of(result: Any) -> Analysis:
         if key not in result.attrs:
             raise InputError(f"result: no attribute {key!r}; expected what an analysis returned")
     _check_origin(result)
+    _check_functions(result.attrs["settings"])
     analysis = ANALYSES[choose("result: its analysis", result.attrs["analysis"], ANALYSES)]
     settings = result.attrs["settings"]
     try:
@@ -141,6 +143,18 @@ def _analysis_of(result: Any) -> Analysis:
             f"expected those of {analysis.name}"
         ) from error
     return analysis
+
+
+def _check_functions(settings: Any) -> None:
+    """Refuse options that are functions: a result of another one could be taken for theirs."""
+    for name, value in settings.items() if isinstance(settings, Mapping) else ():
+        if isinstance(value, str) and value.startswith(FUNCTION):
+            raise InputError(
+                f"result: its {name} is the {value}, and functions cannot be told apart once "
+                "results are saved; expected one with a name here, or 'precomputed' with the "
+                "distances that it gives. result.compute() gives this one, and "
+                "result.to_zarr(path) keeps it"
+            )
 
 
 def _check_origin(result: xr.Dataset) -> None:
