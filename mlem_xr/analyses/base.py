@@ -157,7 +157,9 @@ def _of_distances(data: Any, options: Any) -> xr.Dataset:
     if options.zscore:
         raise InputError(f"zscore: found True; expected False with distance={PRECOMPUTED!r}")
     check_same_sentences("activations", data["distance"])
-    kept = data.drop_vars([n for n in ("activation", "other_sentence") if n in data.variables])
+    # Units that they were computed from may still be there.
+    kept = data.drop_vars(["activation", "other_sentence"], errors="ignore")
+    kept = kept.drop_dims("unit", errors="ignore")
     # Another Dataset than what a store holds: there is nothing that its results could stand beside.
     kept = kept.drop_attrs(deep=False).assign_attrs(
         {name: value for name, value in data.attrs.items() if name != "store"}
