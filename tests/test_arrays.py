@@ -63,6 +63,9 @@ EVERY = {
     "multivariate": lambda data: mx.multivariate_importance(data),
     "folds of sentences": lambda data: mx.multivariate_importance(data, folds="sentences"),
     "cosine": lambda data: mx.multivariate_importance(data, distance="cosine"),
+    "function": lambda data: mx.multivariate_importance(
+        data, distance=lambda a, b: np.abs(a - b).max()
+    ),
     "univariate": lambda data: mx.univariate_importance(data, **SCAN),
     "univariate, pairs": lambda data: mx.univariate_importance(data),
     "top units": lambda data: mx.top_unit_importance(
@@ -72,6 +75,9 @@ EVERY = {
     "corrected": lambda data: mx.correct_p_values(mx.univariate_importance(data, **SCAN)),
     "test": lambda data: mx.randomization_test(data, n_draws=9),
     "test of units": lambda data: mx.randomization_test(data, per="unit", n_draws=9),
+    "test of groups": lambda data: mx.randomization_test(
+        data, groups={"both": ["number", "long"]}, n_draws=9
+    ),
     "decompose": lambda data: mx.decompose(data),
     "decoding": lambda data: mx.decoding_baseline(data, features=["number"]),
     "distances": lambda data: mx.distances(data).to_dataset(name="distance"),
