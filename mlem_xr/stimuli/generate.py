@@ -44,7 +44,7 @@ def list_stimuli() -> dict[str, str]:
     Examples
     --------
     >>> list(list_stimuli())
-    ['long_range_agreement', 'relative_clause', 'short_sentence']
+    ['large', 'long_range_agreement', 'relative_clause', 'short_sentence']
     """
     return {path.stem: _description(path) for path in sorted(GRAMMARS.glob("*.fcfg"))}
 
