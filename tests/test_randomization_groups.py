@@ -19,8 +19,12 @@ from mlem_xr.schema import InputError
 
 N = 24
 N_DRAWS = 9
-GROUPS = {"levels": [0, 1], "mixed": [1, 3, 4], "numbers": [3, 4], "one": [0], "number": [3]}
-"""Of the features below; the last is outside of all."""
+GROUPS = {
+    **{"levels": [0, 1], "mixed": [1, 3, 4], "numbers": [3, 4], "one": [0], "number": [3]},
+    # Of nouns and of sentences, where there are nouns.
+    "both": [0, 1, 2],
+}
+"""Of the features below."""
 
 
 def members_of(groups, n_features=5):
@@ -165,6 +169,32 @@ def test_levels_and_numbers_of_a_group_keep_what_they_have_in_common():
     assert (b != second).mean() == pytest.approx(0.45, abs=0.1)
 
 
+def test_features_of_other_items_are_drawn_given_those_before():
+    """A feature of nouns follows one outside in 80 %; one of sentences follows that in 90 %."""
+    rng = np.random.default_rng(2)
+    noun = np.arange(600) % 60
+    beside = np.arange(60)[noun] % 2
+    gender = np.where(rng.random(60) < 0.8, np.arange(60) % 2, 1 - np.arange(60) % 2)[noun]
+    number = np.where(rng.random(600) < 0.9, gender, 1 - gender)
+    undefined = np.where(noun == 7, -1, gender)
+    codes = np.column_stack([number, undefined, beside]).astype(np.int32)
+    items = np.column_stack([np.arange(600), noun, noun])
+    group = together(features_of(codes), items, [0, 1])
+    assert [part.features for part in group.parts] == [(1,), (0,)]
+    of_sentence, of_noun = draw_together(group, 300, 0)
+    there = undefined >= 0
+    own = of_noun[:, group.members[1].number[there]]
+    # The penalty of the regression counts with 59 nouns.
+    assert (own == beside[there]).mean() == pytest.approx(
+        (gender == beside)[there].mean(), abs=0.06
+    )
+    found = (of_sentence[:, there] == own).mean()
+    assert found == pytest.approx((number == gender)[there].mean(), abs=0.01)
+    # Given the noun's, nothing is left to the feature outside.
+    apart = own != beside[there]
+    assert (of_sentence[:, there] == own)[apart].mean() == pytest.approx(found, abs=0.04)
+
+
 def test_what_is_outside_determines_stays_as_it_is():
     rng = np.random.default_rng(1)
     beside, free = rng.integers(0, 2, (2, 60))
@@ -177,27 +207,32 @@ def test_what_is_outside_determines_stays_as_it_is():
     assert together(features_of(codes), items, [0]).is_determined
 
 
-def rate_of(strength, n_sets=60, n_draws=99):
-    """How often a group is significant at 5 %: correlated with an encoded feature, 3 units."""
+def rate_of(strength, n_sets=60, n_draws=99, n_nouns=80):
+    """How often a group is significant at 5 %: correlated with an encoded feature, 3 units.
+
+    Of the group, one feature is the nouns' own, as is the one beside, and one the sentences'.
+    """
     found = []
+    noun = np.arange(80) % n_nouns
     for seed in range(n_sets):
         rng = np.random.default_rng(seed)
-        beside = rng.integers(0, 2, 80)
-        first = np.where(rng.random(80) < 0.6, beside, rng.integers(0, 2, 80))
+        beside = rng.integers(0, 2, 80)[noun]
+        first = np.where(rng.random(80) < 0.6, beside, rng.integers(0, 2, 80))[noun]
         second = np.where(rng.random(80) < 0.6, first, rng.integers(0, 2, 80))
         codes = np.column_stack([first, second, beside]).astype(np.int32)
         units = rng.normal(size=(80, 3)) + beside[:, np.newaxis]
         units += strength * second[:, np.newaxis]
-        items = np.repeat(np.arange(80)[:, np.newaxis], 3, axis=1)
+        items = np.column_stack([noun, np.arange(80), noun])
         own = options(n_draws=n_draws, random_state=seed)
         result = randomize(units, features_of(codes), items, own, members_of([[0, 1]], 3))
         found.append(result["p_value"][:, 3])
     return np.mean(np.array(found) <= 0.05)
 
 
-def test_size_is_nominal_and_effects_are_found():
-    assert rate_of(0.0) < 0.09
-    assert rate_of(1.5, n_sets=10) > 0.8
+@pytest.mark.parametrize("n_nouns", [80, 20])
+def test_size_is_nominal_and_effects_are_found(n_nouns):
+    assert rate_of(0.0, n_nouns=n_nouns) < 0.09
+    assert rate_of(1.5, n_sets=10, n_nouns=n_nouns) > 0.8
 
 
 @pytest.fixture
@@ -217,6 +252,7 @@ OWN = {"features": FEATURES, "items": {"gender": "noun", "animate": "noun"}, "n_
 
 def test_groups_are_labels_beside_the_features(data):
     groups = {"noun": ["gender", "animate"], "verb": ["tense", "number"]}
+    groups["subject"] = ["number", "gender"]
     for per in ("layer", "unit"):
         found = mx.randomization_test(data, per=per, groups=groups, **OWN)
         assert found["feature"].values.tolist() == [*FEATURES, *groups]
@@ -229,13 +265,21 @@ def test_groups_are_labels_beside_the_features(data):
 def test_groups_that_cannot_be_drawn_are_refused_or_named(data):
     for groups, message in {
         "subject": "groups: found .subject.; expected a mapping of names to features",
-        (("noun", ("gender", "number")),): "groups: 'noun' has 'number' \\(of sentences\\) and "
-        "'gender' \\(of 'noun'\\); expected features of the same items",
         (("noun", ("gender", "voice")),): "groups: 'noun': unknown value 'voice'",
         (("gender", ("tense",)),): "groups: 'gender' is a feature; expected another name",
     }.items():
         with pytest.raises(InputError, match=message):
             mx.randomization_test(data, groups=groups, **OWN)
+    measured = data.assign_coords(length=("sentence", np.arange(30.0), {"kind": "numeric"}))
+    message = (
+        "groups: 'g' has 'gender' \\(of 'noun'\\) and 'length' \\(of sentences\\), and 'length'"
+    )
+    with pytest.raises(InputError, match=message):
+        mx.randomization_test(
+            measured,
+            **(OWN | {"features": [*FEATURES, "length"]}),
+            groups={"g": ["gender", "length"]},
+        )
     table = xr.DataArray(np.ones((1, 30, 30)) - np.eye(30), dims=("feature", "sentence", "other"))
     given = data.assign(feature_distance=table.rename(other="other_sentence"))
     given = given.assign_coords(feature=["edits"])

@@ -116,14 +116,15 @@ def _check_groups(arrays: Mapping[str, xr.DataArray]) -> None:
                 "be drawn; expected features with levels or numbers"
             )
         columns = {column_of.get(name): name for name in names[members]}
-        if len(columns) > 1:
+        measured = np.intersect1d(np.flatnonzero(members), arrays["axis_of"].values)
+        if len(columns) > 1 and len(measured):
             found = " and ".join(
                 f"{name!r} (of {'sentences' if column is None else repr(column)})"
                 for column, name in columns.items()
             )
             raise InputError(
-                f"groups: {group!r} has {found}; expected features of the same items, as they are "
-                "drawn together: say so with items="
+                f"groups: {group!r} has {found}, and {names[measured[0]]!r} is no feature with "
+                "levels; expected features of the same items, or with levels alone"
             )
 
 
@@ -218,8 +219,9 @@ def randomization_test(
         of them are drawn at once, from their joint distribution given the features outside the
         group. The statistic is the largest partial t of any sum of their feature distances with
         weights that are not negative, given the feature distances outside: t_k for a group of one.
-        Each has its own label along `feature`. All features of a group belong to the same items,
-        or to none. What a sentence leaves undefined stays so.
+        Each has its own label along `feature`. Features of different items are drawn one after
+        another, those of sentences given the ones of nouns; numbers and points only with features
+        of the same items. What a sentence leaves undefined stays so.
     items : mapping of str to str, optional
         For features that belong to items, the coordinate over `sentence` that says which item a
         sentence has. Such a feature is constant within each item. By default what the features say
@@ -241,9 +243,9 @@ def randomization_test(
     ------
     InputError
         If an option is unknown or means nothing in one dimension, a feature is not constant within
-        its items, features of a group belong to different items, or `activations` is not what it
-        should be; when computed, if a representation holds NaN or infinite values (the message
-        names it).
+        its items, a group has a number or point and features of several items, or `activations` is
+        not what it should be; when computed, if a representation holds NaN or infinite values (the
+        message names it).
 
     Warns
     -----

@@ -198,13 +198,22 @@ def regressors(items: Items) -> NDArray:
     return np.hstack([constant, _indicators(items.covariate), items.number_covariate])
 
 
-def draw_levels(items: Items, n_draws: int, seed: int) -> NDArray:
-    """Draw levels: ints (draw, item).
+class Known(NamedTuple):
+    """Codes >= 0 of categorical features that are drawn before, and are known of the items."""
+
+    observed: NDArray
+    """(item, feature)"""
+    drawn: NDArray
+    """(draw, item, feature)"""
+
+
+def draw_levels(items: Items, n_draws: int, seed: int, known: Known | None = None) -> NDArray:
+    """Draw levels: ints (draw, item), given the other features, and what was drawn before.
 
     A draw in which all items have the same level is drawn again: nothing would differ in it.
     """
-    row, probability = _among_those_alike(items, *conditional_distribution(items))
-    bounds = probability.cumsum(axis=1)[:, :-1].T[:, row]
+    row, probability = _rows_in_draws(items, known)
+    bounds = probability.cumsum(axis=1)[:, :-1].T
     n_items, n_levels = len(items.level), probability.shape[1]
     drawn: NDArray = np.empty((n_draws, n_items), smallest_integer(n_levels))
     # The order of the features and which others there are change no random number.
@@ -213,14 +222,48 @@ def draw_levels(items: Items, n_draws: int, seed: int) -> NDArray:
     step = max(1, _BYTES // (8 * n_items))
     for start in range(0, n_draws, step):
         block = drawn[start : start + step]
-        block[...] = _levels(random.random(block.shape), bounds)
+        of_block = row if len(row) == 1 else row[start : start + step]
+        block[...] = _levels(random.random(block.shape), bounds, of_block)
     for again in np.flatnonzero((drawn == drawn[:, :1]).all(axis=1)):
         random = np.random.default_rng([*identity, int(again)])
         for _ in range(_MOST_TRIES):
-            drawn[again] = _levels(random.random(n_items), bounds)
+            drawn[again] = _levels(random.random(n_items), bounds, row[again % len(row)])
             if (drawn[again] != drawn[again, 0]).any():
                 break
     return drawn
+
+
+def _rows_in_draws(items: Items, known: Known | None) -> tuple[NDArray, NDArray]:
+    """Return the row of every item in each draw, (1 or draw, item), and levels' probabilities."""
+    if known is None:
+        row, probability = _among_those_alike(items, *conditional_distribution(items))
+        return row[np.newaxis], probability
+    n_draws, n_items, n_known = known.drawn.shape
+    codes, which = np.unique(known.drawn.reshape(-1, n_known), axis=0, return_inverse=True)
+    # Every item with everything that may have been drawn before, alike ones once.
+    alike = np.column_stack([items.covariate, items.number_covariate, _stays(items)])
+    first, kind = np.unique(alike, axis=0, return_index=True, return_inverse=True)[1:]
+    asked = [np.repeat(a[first], len(codes), axis=0) for a in (items.covariate, _stays(items))]
+    numbers = np.repeat(items.number_covariate[first], len(codes), axis=0)
+    covariate = np.column_stack([asked[0], np.tile(codes, (len(first), 1))])
+    fitted = items._replace(covariate=np.column_stack([items.covariate, known.observed]))
+    row, probability = conditional_distribution(fitted, covariate, numbers)
+    probability = _allowed(items, probability[row[n_items:]], asked[1])
+    in_draws = kind.reshape(1, n_items) * len(codes) + which.reshape(n_draws, n_items)
+    return in_draws, probability
+
+
+def _stays(items: Items) -> NDArray:
+    return np.zeros(len(items.level), int) if items.stays is None else items.stays
+
+
+def _allowed(items: Items, probability: NDArray, stays: NDArray) -> NDArray:
+    """Take away levels (row, level) that no item has which is alike in what stays: (row)."""
+    own = _stays(items)
+    allowed = np.zeros((int(own.max(initial=0)) + 1, probability.shape[1]), bool)
+    allowed[own, items.level] = True
+    probability = probability * allowed[stays]
+    return probability / probability.sum(axis=1, keepdims=True)
 
 
 def _among_those_alike(items: Items, row: NDArray, probability: NDArray) -> tuple[NDArray, NDArray]:
@@ -229,10 +272,7 @@ def _among_those_alike(items: Items, row: NDArray, probability: NDArray) -> tupl
         return row, probability
     both = np.column_stack([row, items.stays])
     kind, row = np.unique(both, axis=0, return_inverse=True)
-    allowed = np.zeros((int(items.stays.max()) + 1, probability.shape[1]), bool)
-    allowed[items.stays, items.level] = True
-    probability = probability[kind[:, 0]] * allowed[kind[:, 1]]
-    return row.ravel(), probability / probability.sum(axis=1, keepdims=True)
+    return row.ravel(), _allowed(items, probability[kind[:, 0]], kind[:, 1])
 
 
 def smallest_integer(n_levels: int) -> type:
@@ -240,31 +280,38 @@ def smallest_integer(n_levels: int) -> type:
     return next(t for t in (np.int8, np.int16, np.int32) if n_levels <= np.iinfo(t).max)
 
 
-def _levels(uniform: NDArray, bounds: NDArray) -> NDArray:
-    """Turn uniform numbers (..., item) into levels, by the bounds between them (level, item)."""
+def _levels(uniform: NDArray, bounds: NDArray, row: NDArray) -> NDArray:
+    """Turn uniform numbers (..., item) into levels, by the bounds between them (level, row)."""
     level = np.zeros(uniform.shape, np.int32)
     for bound in bounds:
-        level += uniform >= bound
+        level += uniform >= bound[row]
     return level
 
 
-def conditional_distribution(items: Items) -> tuple[NDArray, NDArray]:
+def conditional_distribution(
+    items: Items, covariate: NDArray | None = None, numbers: NDArray | None = None
+) -> tuple[NDArray, NDArray]:
     """Estimate the distribution of the levels given the other features.
 
     Multinomial logistic regression on indicators of the others' levels and on numbers, over
-    distinct rows of them. Returns the row of each item, (item), and float64 (row, level).
+    distinct rows of them. Returns the row of each item, (item), and float64 (row, level). With more
+    rows of covariates, which are no items, these come after the items.
     """
     from sklearn.linear_model import LogisticRegression
 
-    n_levels = int(items.level.max()) + 1
-    row = np.unique(_rows(items.covariate), return_inverse=True)[1]
-    if items.number_covariate.shape[1]:
-        both = np.column_stack([row, items.number_covariate])
+    n_levels, n_items = int(items.level.max()) + 1, len(items.level)
+    if covariate is None or numbers is None:
+        covariate, numbers = items.covariate[:0], items.number_covariate[:0]
+    covariate = np.concatenate([items.covariate, covariate])
+    numbers = np.concatenate([items.number_covariate, numbers])
+    row = np.unique(_rows(covariate), return_inverse=True)[1]
+    if numbers.shape[1]:
+        both = np.column_stack([row, numbers])
         row = np.unique(both, axis=0, return_inverse=True)[1].ravel()
     count = np.zeros((int(row.max()) + 1, n_levels))
-    np.add.at(count, (row, items.level), 1)
+    np.add.at(count, (row[:n_items], items.level), 1)
     first = np.unique(row, return_index=True)[1]
-    design = np.hstack([_indicators(items.covariate[first]), items.number_covariate[first]])
+    design = np.hstack([_indicators(covariate[first]), numbers[first]])
     if not design.shape[1]:
         return row, count / count.sum(axis=1, keepdims=True)
     at, level = np.nonzero(count)

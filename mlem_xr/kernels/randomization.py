@@ -468,8 +468,8 @@ def randomize(
     options : object
         With `per`, `distance`, `target`, `zscore`, `n_draws` and `random_state`.
     groups : NDArray
-        bool (group, feature): features that are drawn together too, none of given distances, all
-        with the same items.
+        bool (group, feature): features that are drawn together too, none of given distances; all
+        are categorical, or have the same items.
 
     Returns
     -------

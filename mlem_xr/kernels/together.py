@@ -6,7 +6,9 @@ the fit of a linear model on what is outside the group and on the levels just dr
 of which those of one item stay together. So their distribution given the features outside is a
 joint one, and that of a group of one feature is the feature's own. What an item leaves undefined,
 and features that those outside determine, stay as they are: levels and residuals are exchanged
-among items that are alike in that.
+among items that are alike in that. Where features of a group belong to different items, those with
+the fewest items come first, and the next ones are drawn given these too, as far as they are known
+of an item: the chain rule of probability.
 
 **Statistic.** The largest partial t of any weighted sum of the group's feature distances, with
 weights that are not negative, given the feature distances outside. Like the partial t of one
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 
 from mlem_xr.kernels.draws import (
     Items,
+    Known,
     draw_levels,
     is_determined,
     items_of,
@@ -41,8 +44,19 @@ _PENALTY = 1e-10
 """Relative to the squares of a feature: what makes the weights of alike features unique."""
 
 
-class Together(NamedTuple):
-    """Features that are drawn together, and their items: those that have a level of any."""
+class Before(NamedTuple):
+    """A feature of other items that is drawn before, and has one level in all of an item."""
+
+    feature: int
+    """Position of the feature."""
+    level: NDArray
+    """Its level, -1 undefined: (item)"""
+    place: NDArray
+    """Which of its own items that is, -1 none: (item)"""
+
+
+class Part(NamedTuple):
+    """Features of a group that have the same items: those that have a level of any."""
 
     features: tuple[int, ...]
     """Positions of the features."""
@@ -54,6 +68,30 @@ class Together(NamedTuple):
     """All items; a level is one of the combinations of the levels of the categorical features."""
     levels: NDArray
     """Of which levels each combination is, -1 undefined: (combination, categorical feature)"""
+    before: list[Before]
+
+
+class Together(NamedTuple):
+    """Features that are drawn together."""
+
+    features: tuple[int, ...]
+    """Positions of the features."""
+    parts: list[Part]
+    """In the order in which they are drawn: given what is outside the group, and those before."""
+    number: NDArray
+    """Position of each sentence among items within which no feature differs; -1 none: (sentence)"""
+    place: dict[int, NDArray]
+    """Which of a feature's own items they are, -1 none: (item)"""
+
+    @property
+    def members(self) -> list[Items]:
+        """Return the items of each feature."""
+        of = {
+            k: own
+            for part in self.parts
+            for k, own in zip(part.features, part.members, strict=True)
+        }
+        return [of[k] for k in self.features]
 
     @property
     def is_determined(self) -> bool:
@@ -64,18 +102,43 @@ class Together(NamedTuple):
 def together(features: Features, items: NDArray, group: Sequence[int]) -> Together:
     """Find the items of features that are drawn together, of which none has given distances.
 
-    `items` are int32 (sentence, feature), the same for all features of the group.
+    `items` are int32 (sentence, feature); where they differ within the group, all its features are
+    categorical.
     """
-    defined = features.codes[:, group] >= 0
+    of_items: dict[bytes, list[int]] = {}
+    for k in group:
+        of_items.setdefault(items[:, k].tobytes(), []).append(k)
+    # What has few items is known of the others' items, more often than the other way round.
+    order = sorted(of_items.values(), key=lambda own: len(np.unique(items[:, own[0]])))
+    parts: list[Part] = []
+    for own in order:
+        parts.append(_part(features, items, own, group, parts))
+    if len(parts) == 1:
+        (part,) = parts
+        n_items = len(part.items.level)
+        placed = {
+            k: _placed(np.arange(len(at)), at, n_items)
+            for k, at in zip(part.features, part.at, strict=True)
+        }
+        return Together(tuple(group), parts, part.items.number, placed)
+    members = [(k, m) for part in parts for k, m in zip(part.features, part.members, strict=True)]
+    number = np.arange(len(items))
+    return Together(tuple(group), parts, number, {k: member.number for k, member in members})
+
+
+def _part(
+    features: Features, items: NDArray, own: list[int], group: Sequence[int], parts: list[Part]
+) -> Part:
+    defined = features.codes[:, own] >= 0
     some = np.asarray(defined.any(axis=1))
     number = np.full(len(some), -1)
     item, first, number[some] = np.unique(
-        items[some, group[0]], return_index=True, return_inverse=True
+        items[some, own[0]], return_index=True, return_inverse=True
     )
     covariate, numbers = outside(features, some, first, number, group)
     members, at = [], []
-    for k, own in zip(group, defined.T, strict=True):
-        where = np.searchsorted(item, np.unique(items[own, k]))
+    for k, there in zip(own, defined.T, strict=True):
+        where = np.searchsorted(item, np.unique(items[there, k]))
         member = items_of(features, items, k)
         members.append(member._replace(covariate=covariate[where], number_covariate=numbers[where]))
         at.append(where)
@@ -92,11 +155,25 @@ def together(features: Features, items: NDArray, group: Sequence[int]) -> Togeth
     )
     stays = np.unique(np.transpose(columns["stays"]), axis=0, return_inverse=True)[1]
     none = np.empty((len(item), 0))
-    own = Items(
+    all_items = Items(
         *(number, combination.ravel(), covariate, numbers, none, features.squared),
         stays=stays.ravel(),
     )
-    return Together(tuple(group), members, at, own, levels)
+    earlier = [(k, m) for part in parts for k, m in zip(part.features, part.members, strict=True)]
+    before = [_before(k, member, np.flatnonzero(some), first, number) for k, member in earlier]
+    known = [one for one in before if one is not None]
+    return Part(tuple(own), members, at, all_items, levels, known)
+
+
+def _before(
+    feature: int, member: Items, some: NDArray, first: NDArray, number: NDArray
+) -> Before | None:
+    """Say what a feature that is drawn before says of items; nothing if it differs within any."""
+    level = np.append(member.level, -1)
+    place = member.number[some][first]
+    if (level[member.number[some]] != level[place][number[some]]).any():
+        return None
+    return Before(feature, level[place], place)
 
 
 def _placed(level: NDArray, where: NDArray, n_items: int) -> NDArray:
@@ -110,38 +187,56 @@ def draw_together(group: Together, n_draws: int, seed: int) -> list[NDArray]:
 
     More draws with the same seed begin with the same draws.
     """
-    drawn: NDArray = np.zeros((n_draws, len(group.items.level)), int)
-    if group.levels.shape[1]:
-        drawn = draw_levels(group.items, n_draws, seed)
+    drawn: dict[int, NDArray] = {}
+    for part in group.parts:
+        drawn |= zip(part.features, _draw_part(part, drawn, n_draws, seed), strict=True)
+    return [drawn[k] for k in group.features]
+
+
+def _draw_part(part: Part, before: dict[int, NDArray], n_draws: int, seed: int) -> list[NDArray]:
+    drawn: NDArray = np.zeros((n_draws, len(part.items.level)), int)
+    if part.levels.shape[1]:
+        drawn = draw_levels(part.items, n_draws, seed, _known(part, before))
     values, column = [], 0
-    positions = _draw_positions(group, drawn, seed)
-    for member, where in zip(group.members, group.at, strict=True):
+    positions = _draw_positions(part, drawn, seed)
+    for member, where in zip(part.members, part.at, strict=True):
         if member.are_measured:
             values.append(next(positions))
         else:
-            small: NDArray = group.levels[:, column].astype(smallest_integer(len(group.levels)))
+            small: NDArray = part.levels[:, column].astype(smallest_integer(len(part.levels)))
             values.append(small[drawn][:, where])
             column += 1
     return values
 
 
-def _draw_positions(group: Together, combination: NDArray, seed: int) -> Iterator[NDArray]:
+def _known(part: Part, drawn: dict[int, NDArray]) -> Known | None:
+    """Return the levels of the features drawn before, as they are and in every draw."""
+    if not part.before:
+        return None
+    observed = np.stack([one.level for one in part.before], axis=1)
+    in_draws = [
+        np.where(one.place < 0, -1, drawn[one.feature][:, one.place]) for one in part.before
+    ]
+    return Known(observed + 1, np.stack(in_draws, axis=2) + 1)
+
+
+def _draw_positions(part: Part, combination: NDArray, seed: int) -> Iterator[NDArray]:
     """Yield positions of each numeric or vector feature, with these combinations of levels.
 
     The permutations are the same for all of them, so that residuals of an item stay together.
     """
-    measured = [(m, at) for m, at in zip(group.members, group.at, strict=True) if m.are_measured]
+    measured = [(m, at) for m, at in zip(part.members, part.at, strict=True) if m.are_measured]
     every = b"".join(member.position.tobytes() for member, _ in measured)
     indicators = [
-        (column[:, np.newaxis] == np.unique(column)).astype(float) for column in group.levels.T
+        (column[:, np.newaxis] == np.unique(column)).astype(float) for column in part.levels.T
     ]
-    of_levels = np.hstack([np.empty((len(group.levels), 0)), *indicators])
-    stays = group.items.stays
+    of_levels = np.hstack([np.empty((len(part.levels), 0)), *indicators])
+    stays = part.items.stays
     assert stays is not None
     for member, at in measured:
         random = np.random.default_rng([seed, zlib.crc32(every)])
         others = regressors(member)
-        both = np.hstack([others, of_levels[group.items.level[at]]])
+        both = np.hstack([others, of_levels[part.items.level[at]]])
         weight = np.linalg.lstsq(both, member.position, rcond=None)[0]
         left = np.full((len(stays), weight.shape[1]), np.nan)
         left[at] = member.position - both @ weight
@@ -161,21 +256,24 @@ def products_of(group: Together, values: Sequence[NDArray], features: Features) 
 
     Returns (draw, feature, feature), with 0 for the product of a feature with itself.
     """
-    n, n_items = len(group.features), len(group.items.level)
-    found = np.zeros((len(values[0]), n, n))
+    n, n_items = len(group.features), int(group.number.max(initial=-1)) + 1
+    found, members = np.zeros((len(values[0]), n, n)), group.members
     for k in range(n):
         for j in range(k):
-            defined = (features.codes[:, [group.features[k], group.features[j]]] >= 0).all(axis=1)
-            size = np.bincount(group.items.number[defined], minlength=n_items)
+            own = [group.features[k], group.features[j]]
+            defined = (features.codes[:, own] >= 0).all(axis=1)
+            size = np.bincount(group.number[defined], minlength=n_items)
             both = np.flatnonzero(size)
             one, other = (
-                values[f][:, np.searchsorted(group.at[f], both)].reshape(len(found), len(both), -1)
+                values[f][:, group.place[group.features[f]][both]].reshape(
+                    len(found), len(both), -1
+                )
                 for f in (k, j)
             )
-            of_levels = [not group.members[f].are_measured for f in (k, j)]
+            of_levels = [not members[f].are_measured for f in (k, j)]
             sizes = size[both].astype(float)
             if all(of_levels):
-                n_levels = [int(group.members[f].level.max(initial=0)) + 1 for f in (k, j)]
+                n_levels = [int(members[f].level.max(initial=0)) + 1 for f in (k, j)]
                 found[:, k, j] = _of_levels(one, other, n_levels[0], n_levels[1], sizes)
             else:
                 points = (one.astype(float), other.astype(float))
