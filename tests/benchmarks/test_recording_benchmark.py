@@ -16,7 +16,7 @@ from measuring import report
 import mlem_xr as mx
 import networks
 
-SEEDS, STEPS = range(3), (0, 20_000, 200_000)
+SEEDS, STEPS = range(3), (0, 20_000, 200_000, 2_000_000)
 N_RUNS, N_KILLS = 20, 3
 N_TIMES = 3
 
