@@ -239,7 +239,9 @@ def _rows_in_draws(items: Items, known: Known | None) -> tuple[NDArray, NDArray]
         row, probability = _among_those_alike(items, *conditional_distribution(items))
         return row[np.newaxis], probability
     n_draws, n_items, n_known = known.drawn.shape
-    codes, which = np.unique(known.drawn.reshape(-1, n_known), axis=0, return_inverse=True)
+    flat = known.drawn.reshape(-1, n_known)
+    which = np.unique(_rows(flat), return_inverse=True)[1]
+    codes = flat[np.unique(which, return_index=True)[1]]
     # Every item with everything that may have been drawn before, alike ones once.
     alike = np.column_stack([items.covariate, items.number_covariate, _stays(items)])
     first, kind = np.unique(alike, axis=0, return_index=True, return_inverse=True)[1:]

@@ -55,7 +55,6 @@ def _find(argument: str, device: Device | None) -> Any:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        # A number is that of a GPU, and one of the CPU where there is none.
         place = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
@@ -93,7 +92,7 @@ def _chosen(model: Any) -> dict[str, Device]:
     from accelerate import infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    whole = {"no_split_module_classes": list(model._no_split_modules or [])}
+    whole = {"no_split_module_classes": list(getattr(model, "_no_split_modules", None) or [])}
     room = get_balanced_memory(model, **whole)
     # It is there already, whatever else is free.
     room["cpu"] = 2 * sum(weights.nbytes for weights in model.state_dict().values())
