@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import dask
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -177,6 +178,8 @@ def test_a_worker_that_sees_another_store_makes_none(saved, tmp_path):
 
 def test_weights_that_another_process_downloads_stay(tmp_path, monkeypatch):
     """Revisions of one name, as the steps of Pythia, share a folder."""
+    # Its own default is the folder at the time of its import.
+    assert huggingface_hub.scan_cache_dir
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--some--net"
 
