@@ -2,6 +2,7 @@
 
 from itertools import count
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlem_xr as mx
-from mlem_xr.kernels import explain, layer_levels, unit_levels
+from mlem_xr.kernels import dense_units, explain, layer_levels, sparse_units
 from mlem_xr.kernels.errors import Undefined
 from mlem_xr.kernels.folds import TRAIN, VALIDATION, split
 from mlem_xr.kernels.influence import standard_errors
@@ -79,16 +80,21 @@ def check_statistics(folds, codes, targets):
     n=st.integers(12, 60),
     n_features=st.integers(1, 6),
     n_levels=st.integers(1, 5),
-    zeros=st.sampled_from([0.0, 0.5, 0.99]),
+    units_of=st.sampled_from(
+        [*((dense_units, zeros) for zeros in (0.0, 0.5, 0.99)), (sparse_units, 0.95)]
+    ),
 )
-def test_sums_of_units_are_those_over_pairs(seed, n, n_features, n_levels, zeros):
+def test_sums_of_units_are_those_over_pairs(seed, n, n_features, n_levels, units_of):
+    kernels, zeros = units_of
     rng = np.random.default_rng(seed)
     codes = random_design(seed, n, n_features, n_levels)
     activation = (rng.normal(size=(n, 11)) + rng.normal(size=11) * 10) * (
         rng.random((n, 11)) >= zeros
     )
     design = level_design(codes, 0)
-    units = unit_levels.fold_units(activation, np.zeros(11, bool), design)
+    filled = np.count_nonzero(activation, axis=0)
+    found = kernels.fold_units(activation, filled, np.zeros(11, bool), design)
+    units = [fold.sums for fold in found]
     sums = [unit.level_sums(11) for unit in units]
     folds = fold_statistics(design, sums, [unit.sums_of_squares(11) for unit in units])
     check_statistics(folds, codes, lambda i, j: (activation[i] - activation[j]) ** 2 + 0.0)
@@ -155,10 +161,15 @@ def signal(seed, codes, n_units):
 @pytest.mark.parametrize("by_item", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("distance", ["euclidean", "norm_diff"])
-def test_both_roads_lead_to_the_same(distance, seed, by_item):
+@pytest.mark.parametrize("zeros", [False, True])
+def test_both_roads_lead_to_the_same(zeros, distance, seed, by_item, monkeypatch):
     """`mae` takes the road over pairs; one unit as a layer keeps its sums in double precision."""
     codes = random_design(seed, 70, 5, 4)
     activation = signal(seed, codes, 80)
+    if zeros:
+        monkeypatch.setattr(sparse_units, "_FEW", 0.7)
+        activation *= np.random.default_rng(seed).random(activation.shape) < 0.5
+        assert (np.count_nonzero(activation, axis=0)[[0, 1, 40, 79]] < 49).all()
     items = np.arange(70) % 16 if by_item else None
     common = {"distance": distance, "items": items}
     scan = outputs_of(explain.explain_units, activation, codes, **common)
@@ -176,6 +187,31 @@ def test_both_roads_lead_to_the_same(distance, seed, by_item):
     expected = outputs_of(explain.explain_layer, activation, codes, mae=True, **common)
     for name, value in whole.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-8, atol=1e-12, err_msg=name)
+
+
+def test_what_is_mostly_zero_has_numbers_of_its_own():
+    """Alternating with units that are not; without features; and in one sentence alone."""
+    codes = random_design(0, 400, 5, 4)
+    rng = np.random.default_rng(0)
+    activation = signal(0, codes, 90)
+    activation[:, ::2] *= rng.random((400, 45)) < 0.02
+    activation[:, 4] = 0.0
+    activation[:, 6] = np.arange(400) == 7
+    few = np.count_nonzero(activation, axis=0) < 20
+    np.testing.assert_array_equal(few, np.arange(90) % 2 == 0)
+    items = np.where(np.arange(5) < 2, (np.arange(400) % 40)[:, np.newaxis], 0)
+    items[:, 2:] = np.arange(400)[:, np.newaxis]
+    found = outputs_of(explain.explain_units, activation, codes, items=items)
+    with mock.patch.object(sparse_units, "_FEW", 0.0):
+        expected = outputs_of(explain.explain_units, activation, codes, items=items)
+    for name, value in found.items():
+        scale = np.max(np.abs(np.nan_to_num(expected[name])))
+        np.testing.assert_allclose(
+            value, expected[name], rtol=1e-9, atol=1e-12 * scale, err_msg=name
+        )
+        np.testing.assert_array_equal(value[1::2], expected[name][1::2], err_msg=name)
+    assert (found["importance"][4] == 0).all()
+    assert np.isnan(found["r2"][4])
 
 
 def test_errors_over_items_pool_what_their_sentences_add():

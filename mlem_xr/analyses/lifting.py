@@ -206,8 +206,9 @@ def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
 
 
 def _is_constant(activation: NDArray) -> bool:
-    present = ~np.isnan(activation).all(axis=0)
-    return bool(present.any()) and is_constant(activation[:, present])
+    present = _has_number(activation, axis=1)
+    own = activation if present.all() else activation[:, present]
+    return bool(present.any()) and is_constant(own)
 
 
 def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray) -> None:
@@ -218,7 +219,7 @@ def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray
     arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     if not present.all():
         arrays = {key: a[_where(present, call.inputs[key])] for key, a in arrays.items()}
-    if not np.isfinite(arrays.get("activation", 0.0)).all():
+    if not _all_finite(arrays.get("activation", np.zeros(0))):
         raise InputError(f"activations: NaN or infinite values in {name}")
     try:
         outputs = call.function(**arrays, options=call.options)
@@ -236,9 +237,24 @@ def _present_units(arrays: Mapping[str, NDArray], call: _Call) -> Any:
     for name, array in arrays.items():
         dims = call.inputs[name]
         if "unit" in dims:
-            others = tuple(axis for axis, dim in enumerate(dims) if dim != "unit")
-            return ~np.isnan(array).all(axis=others)
+            return _has_number(array, dims.index("unit"))
     return np.True_
+
+
+def _has_number(array: NDArray, axis: int) -> NDArray:
+    """Say where along an axis there is anything but NaN; first in one place, which mostly has."""
+    last = np.moveaxis(array, axis, -1)
+    others = tuple(range(last.ndim - 1))
+    nothing: NDArray = np.isnan(last[:1] if others else last).all(axis=others)
+    if others and nothing.any():
+        nothing[nothing] = np.isnan(last[..., nothing]).all(axis=others)
+    return ~nothing
+
+
+def _all_finite(array: NDArray) -> bool:
+    """Say whether all values are; if their sum is, so are they, which takes no room."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
 def _where(present: NDArray, dims: Sequence[str]) -> tuple[Any, ...]:

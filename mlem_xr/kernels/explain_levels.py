@@ -1,20 +1,29 @@
 """The road over level classes: squared Euclidean distances with folds of sentences, no pairs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlem_xr.kernels import influence, layer_levels, permutation, unit_levels
+from mlem_xr.kernels import dense_units, influence, layer_levels, permutation, sparse_units
 from mlem_xr.kernels.distances import constant_units, find_distance, standardize
 from mlem_xr.kernels.folds import N_FOLDS
 from mlem_xr.kernels.levels import LevelDesign, fold_statistics, level_design
 from mlem_xr.kernels.metrics import Outputs, fit_metrics, joined, outputs_of
 from mlem_xr.kernels.targets import BLOCK
+from mlem_xr.kernels.unit_levels import (
+    FoldUnits,
+    count_filled,
+    influence_sums,
+    standard_errors,
+)
 
 _BYTES = 2**25
-"""Positions of the units that are worked on together."""
+"""Positions of the dense units that are worked on together."""
+
+_SPARSE_UNITS = 16 * BLOCK
+"""Sparse units that are worked on together."""
 
 
 def on_levels(options: Any) -> bool:
@@ -52,30 +61,44 @@ def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: 
     design = level_design(codes, options.random_state, items)
     on_line = find_distance(options.distance).on_line
     assert on_line is not None
-    constant = constant_units(activation)
-    n_units = max(BLOCK, _BYTES // (8 * len(activation)) // BLOCK * BLOCK)
+    constant, filled = constant_units(activation), count_filled(activation)
+    if options.zscore:
+        # A zero that is standardized is none.
+        filled[:] = len(activation)
+    few = sparse_units.mostly_zero(filled, design)
+    n_dense = max(BLOCK, _BYTES // (8 * len(activation)) // BLOCK * BLOCK)
+    kinds = ((~few, dense_units, n_dense), (few, sparse_units, _SPARSE_UNITS))
 
     def blocks() -> Iterator[Outputs]:
-        for start in range(0, activation.shape[1], n_units):
-            block = activation[:, start : start + n_units]
-            position = on_line(standardize(block) if options.zscore else block)
-            own = constant[start : start + n_units]
-            yield _explain_block(position, own, design, options)
+        for own, kernels, n_units in kinds:
+            units = np.flatnonzero(own)
+            for start in range(0, len(units), n_units):
+                chosen = units[start : start + n_units]
+                block = _columns(activation, chosen)
+                position = on_line(standardize(block) if options.zscore else block)
+                folds = kernels.fold_units(position, filled[chosen], constant[chosen], design)
+                yield _explain_block(folds, len(chosen), design, options)
 
-    return joined(blocks())
+    place = np.argsort(np.argsort(few, kind="stable"))
+    return {name: values[place] for name, values in joined(blocks()).items()}
+
+
+def _columns(activation: NDArray, units: NDArray) -> NDArray:
+    """Take some units, which ascend; without a copy if there are none between them."""
+    if units[-1] - units[0] == len(units) - 1:
+        return activation[:, units[0] : units[-1] + 1]
+    return np.take(activation, units, axis=1)
 
 
 def _explain_block(
-    position: NDArray, constant: NDArray, design: LevelDesign, options: Any
+    units: Sequence[FoldUnits], n_units: int, design: LevelDesign, options: Any
 ) -> Outputs:
-    n_units = position.shape[1]
-    units = unit_levels.fold_units(position, constant, design)
-    sums = [unit.level_sums(n_units) for unit in units]
-    yy = [unit.sums_of_squares(n_units) for unit in units]
+    sums = [fold.sums.level_sums(n_units) for fold in units]
+    yy = [fold.sums.sums_of_squares(n_units) for fold in units]
     folds = fold_statistics(design, sums, yy)
     metrics = fit_metrics(folds, [permutation.features(fold.held_out) for fold in folds], options)
     found = [
-        unit_levels.influence_sums(
+        influence_sums(
             units[f],
             design.folds[f],
             design,
@@ -85,5 +108,5 @@ def _explain_block(
         )
         for f in range(N_FOLDS)
     ]
-    error = unit_levels.standard_errors(found, metrics.importances, metrics.shares, design.items)
+    error = standard_errors(found, metrics.importances, metrics.shares, design.items)
     return outputs_of(metrics, error[:, :n_units].T)

@@ -90,7 +90,7 @@ class Pool(NamedTuple):
         return int(self.set_of.max(initial=-1)) + 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FoldLevels:
     """The sentences that one fold holds out, sorted by row."""
 
@@ -130,7 +130,7 @@ def row_of(start: NDArray) -> NDArray:
     return np.repeat(np.arange(len(start) - 1), np.diff(start))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LevelDesign:
     """All that depends on the stimuli alone, a few bytes per sentence and pair of features."""
 
