@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mlem_xr.kernels.distances import is_constant
+from mlem_xr.kernels.distances import extent
 from mlem_xr.kernels.errors import Undefined
 from mlem_xr.schema import InputError, is_leading, leading_dims, warn
 
@@ -192,9 +192,9 @@ def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
     constant = []
     for where in np.ndindex(names.shape):
         own = {name: a if name in call.shared else a[where] for name, a in given.items()}
-        _explain(own, str(names[where]), call, packed[where])
+        is_constant = _explain(own, str(names[where]), call, packed[where])
         # Where tasks cut the units, a block says nothing of the whole representation.
-        if "activation" in own and not call.along and _is_constant(own["activation"]):
+        if is_constant and not call.along:
             constant.append(str(names[where]))
     if constant:
         warn(
@@ -205,21 +205,19 @@ def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
     return packed
 
 
-def _is_constant(activation: NDArray) -> bool:
-    present = _has_number(activation, axis=1)
-    own = activation if present.all() else activation[:, present]
-    return bool(present.any()) and is_constant(own)
+def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray) -> bool:
+    """Call the function with the units that there are, and fill ([along,] output).
 
-
-def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray) -> None:
-    """Call the function with the units that there are, and fill ([along,] output)."""
+    Returns whether there are activations that are the same in all sentences.
+    """
     present = _present_units(arrays, call)
     if not present.any():
-        return
+        return False
     arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     if not present.all():
         arrays = {key: a[_where(present, call.inputs[key])] for key, a in arrays.items()}
-    if not _all_finite(arrays.get("activation", np.zeros(0))):
+    activation = extent(arrays["activation"]) if "activation" in arrays else None
+    if activation is not None and not activation.is_finite:
         raise InputError(f"activations: NaN or infinite values in {name}")
     try:
         outputs = call.function(**arrays, options=call.options)
@@ -230,6 +228,7 @@ def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray
             values = np.full((*packed.shape[:-1], *shape), np.nan)
             values[_where(present, output.dims)] = outputs[key]
             packed[..., part] = values.reshape(*packed.shape[:-1], -1)
+    return activation is not None and activation.is_constant
 
 
 def _present_units(arrays: Mapping[str, NDArray], call: _Call) -> Any:
@@ -249,12 +248,6 @@ def _has_number(array: NDArray, axis: int) -> NDArray:
     if others and nothing.any():
         nothing[nothing] = np.isnan(last[..., nothing]).all(axis=others)
     return ~nothing
-
-
-def _all_finite(array: NDArray) -> bool:
-    """Say whether all values are; if their sum is, so are they, which takes no room."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
 def _where(present: NDArray, dims: Sequence[str]) -> tuple[Any, ...]:

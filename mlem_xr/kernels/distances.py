@@ -12,6 +12,8 @@ from mlem_xr.kernels.errors import Undefined
 _ROUNDINGS = 16
 """Activations that differ by so many units in the last place of the largest are the same."""
 
+_CACHED = 2**19
+"""Bytes of activations that stay in the cache of a processor while they are read twice."""
 
 PRECOMPUTED = "precomputed"
 """Distances that were computed elsewhere, in the place of activations."""
@@ -176,33 +178,67 @@ def neural_distances(activation: NDArray, options: Any) -> dict[str, NDArray]:
     return {"distance": distance_matrix(activation, options.distance, zscore=options.zscore)}
 
 
+class Extent(NamedTuple):
+    """Between what values the activations of each unit lie: (unit)."""
+
+    smallest: NDArray
+    largest: NDArray
+
+    @property
+    def is_finite(self) -> bool:
+        """Say whether all activations are finite numbers."""
+        return bool(np.isfinite(self.smallest).all() and np.isfinite(self.largest).all())
+
+    @property
+    def is_constant(self) -> bool:
+        """Say whether all sentences have the same activations, but for rounding."""
+        return bool(self._spread.max(initial=0.0) <= self._rounding.max(initial=0.0))
+
+    @property
+    def constant_units(self) -> NDArray:
+        """Say which units are the same in all sentences, but for rounding: bool (unit)."""
+        return self._spread <= self._rounding
+
+    @property
+    def _spread(self) -> NDArray:
+        return self.largest - self.smallest
+
+    @property
+    def _rounding(self) -> NDArray:
+        size = np.maximum(np.abs(self.smallest), np.abs(self.largest))
+        return _ROUNDINGS * np.finfo(size.dtype).eps * size
+
+
+def extent(activation: NDArray) -> Extent:
+    """Find the smallest and the largest activation of each unit (sentence, unit); NaN beside NaN.
+
+    Some sentences at a time, so that memory is read once.
+    """
+    found = Extent(activation[0].copy(), activation[0].copy())
+    n_rows = max(1, _CACHED // max(1, activation[0].nbytes))
+    for start in range(0, len(activation), n_rows):
+        rows = activation[start : start + n_rows]
+        np.minimum(found.smallest, rows.min(axis=0), out=found.smallest)
+        np.maximum(found.largest, rows.max(axis=0), out=found.largest)
+    return found
+
+
 def is_constant(activation: NDArray) -> bool:
     """Say whether all sentences have the same activations, but for rounding."""
-    largest, spread = _extent(activation)
-    rounding = _ROUNDINGS * np.finfo(activation.dtype).eps
-    return bool(spread.max(initial=0.0) <= rounding * largest.max(initial=0.0))
+    return extent(activation).is_constant
 
 
 def constant_units(activation: NDArray) -> NDArray:
     """Say which units are the same in all sentences, but for rounding: bool (unit)."""
-    largest, spread = _extent(activation)
-    rounding = _ROUNDINGS * np.finfo(activation.dtype).eps * largest
+    found = extent(activation)
     # Where all units are no more than rounding of the largest one, so is the representation.
-    whole = spread.max(initial=0.0) <= rounding.max(initial=0.0)
-    return np.full(len(spread), True) if whole else spread <= rounding
+    return np.full(activation.shape[1], True) if found.is_constant else found.constant_units
 
 
 def without_rounding(activation: NDArray) -> NDArray:
     """Make units that differ by rounding alone the same in all sentences: float64."""
-    largest, spread = _extent(activation)
-    same = spread <= _ROUNDINGS * np.finfo(activation.dtype).eps * largest
+    same = extent(activation).constant_units
     return np.where(same, activation[0], activation).astype(np.float64)
-
-
-def _extent(activation: NDArray) -> tuple[NDArray, NDArray]:
-    """Return the largest size of each unit, and how far its smallest and largest are apart."""
-    smallest, largest = activation.min(axis=0), activation.max(axis=0)
-    return np.maximum(np.abs(smallest), np.abs(largest)), largest - smallest
 
 
 def prepared(activation: NDArray, *, zscore: bool) -> NDArray:
