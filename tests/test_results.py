@@ -20,16 +20,6 @@ from mlem_xr.store import saving
 CELL = ["model", "seed", "step", "pooling", "layer"]
 
 
-@pytest.fixture
-def store(stimuli, tmp_path):
-    """Three checkpoints of different networks; some combinations are not recorded."""
-    path = mx.create_store(stimuli, tmp_path / "toy.zarr", pooling=["first-token", "mean"])
-    write(path, layers(0), seed=0)
-    write(path, layers(1), seed=1)
-    write(path, layers(2, n_layers=2, n_units=4), model="small", seed=0)
-    return path
-
-
 @pytest.mark.parametrize("function", [mx.multivariate_importance, mx.univariate_importance])
 def test_saved_results_are_those_computed(store, function):
     result = function(mx.open_store(store))
