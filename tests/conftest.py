@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,13 @@ import xarray as xr
 
 import mlem_xr as mx
 from helpers import N, forty_sentences, layers, write
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported out of later garbage collections, which would go through it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
