@@ -59,6 +59,8 @@ def test(*arguments: str) -> None:
     run(programs(".venv-core", "-e .") / "python", "tests/core_alone.py")
     # There is a process per core: more threads would only wait for each other.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # Tests start a hundred processes, each of which would compile what it imports.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     run(found / "pytest", "-n", "auto", "--dist", "loadfile", "--durations=20", *arguments)
 
 

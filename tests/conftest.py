@@ -1,8 +1,23 @@
+import gc
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
 
-from helpers import N, forty_sentences
+import mlem_xr as mx
+from helpers import N, forty_sentences, layers, write
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported out of later garbage collections, which would go through it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
@@ -28,3 +43,28 @@ def activations(stimuli: xr.Dataset) -> xr.Dataset:
     }
     data = xr.Dataset({"activation": (dims, values.astype(np.float32))}, labels)
     return data.assign_coords(stimuli.coords).assign_attrs(stimuli.attrs)
+
+
+@pytest.fixture(scope="session")
+def recorded_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three checkpoints of different networks; some combinations are not recorded."""
+    path = tmp_path_factory.mktemp("recorded") / "toy.zarr"
+    mx.create_store(forty_sentences(), path, pooling=["first-token", "mean"])
+    write(path, layers(0), seed=0)
+    write(path, layers(1), seed=1)
+    write(path, layers(2, n_layers=2, n_units=4), model="small", seed=0)
+    return path
+
+
+@pytest.fixture
+def store(recorded_store: Path, tmp_path: Path) -> Path:
+    """Return a copy, to save to: it takes a third of the time of recording."""
+    return shutil.copytree(recorded_store, tmp_path / recorded_store.name)
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[dict]:
+    """Return how to compute in two processes, which import everything once for all tests."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        yield {"scheduler": "processes", "pool": pool}

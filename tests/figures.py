@@ -8,7 +8,7 @@ POOLINGS = ["first-token", "mean", "last-token"]
 
 
 def importances(**changed) -> xr.Dataset:
-    sizes = {"model": 2, "seed": 5, "step": 3, "pooling": 3, "layer": 4, "feature": 6} | changed
+    sizes = {"model": 2, "seed": 5, "step": 3, "pooling": 2, "layer": 4, "feature": 6} | changed
     rng = np.random.default_rng(0)
     values = 10 ** rng.uniform(-6, -1.5, tuple(sizes.values()))
     labels = {

@@ -70,16 +70,6 @@ def toy(monkeypatch):
     return TOY
 
 
-@pytest.fixture
-def store(stimuli, tmp_path):
-    """Networks of different sizes; some combinations are not recorded."""
-    path = mx.create_store(stimuli, tmp_path / "toy.zarr", pooling=["first-token", "mean"])
-    write(path, layers(0), seed=0)
-    write(path, layers(1), seed=1)
-    write(path, layers(2, n_layers=2, n_units=4), model="small", seed=0)
-    return path
-
-
 def test_a_record_makes_a_labeled_result(activations):
     result = TOY(activations, TOY.options(factor=2.0, spread=True), features=["number", "animate"])
     assert result["mean"].dims == (*REPRESENTATION, "unit", "feature")

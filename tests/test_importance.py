@@ -159,10 +159,10 @@ def test_nothing_is_computed_before_it_is_asked_for(activations, function):
             result.compute()
 
 
-def test_threads_and_processes_agree_bit_for_bit(activations):
+def test_threads_and_processes_agree_bit_for_bit(activations, processes):
     result = mx.univariate_importance(lazy(activations))
     threads = result.compute(scheduler="threads")
-    xr.testing.assert_identical(threads, result.compute(scheduler="processes", num_workers=2))
+    xr.testing.assert_identical(threads, result.compute(**processes))
     xr.testing.assert_identical(threads, mx.univariate_importance(activations))
 
 

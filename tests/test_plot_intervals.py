@@ -23,7 +23,7 @@ def test_every_frame_holds_mean_and_t_interval_over_the_seeds(level):
     result = importances()
     figure = plot.feature_importance(result, features=FEATURES, errorbar=("ci", level))
     assert [d.name for d in figure.kdims] == ["model", "step", "pooling"]
-    assert len(figure) == 18
+    assert len(figure) == 12
     steps = {"0": 0, "20,000": 20_000, "final": -1}
     for (model, step, pooling), frame in figure.data.items():
         assert f"5 seeds (mean, {level} % interval)" in frame.label

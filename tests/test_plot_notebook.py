@@ -113,7 +113,7 @@ def test_a_progress_bar_warns_of_nothing(before):
 def test_a_saved_page_opens_offline_on_a_frame_with_values(tmp_path):
     from playwright.sync_api import sync_playwright
 
-    result = importances()
+    result = importances(pooling=3)
     result.importance.loc[{"model": "bert", "step": 0}] = np.nan
     plot.save(plot.feature_importance(result), tmp_path / "page.html")
     with sync_playwright() as playwright:

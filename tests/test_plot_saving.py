@@ -24,7 +24,7 @@ MAGIC = {
 }
 
 
-def profile(n_poolings: int = 3, n_steps: int = 1) -> xr.Dataset:
+def profile(n_poolings: int = 2, n_steps: int = 1) -> xr.Dataset:
     rng = np.random.default_rng(0)
     dims = ("step", "pooling", "layer", "feature")
     return xr.Dataset(

@@ -392,11 +392,11 @@ def test_lazy_results_are_those_of_numpy(activations, per, chunks):
     assert result.attrs == expected.attrs
 
 
-def test_threads_and_processes_agree(activations):
+def test_threads_and_processes_agree(activations, processes):
     data = lazy(activations.isel(seed=[0]))
     result = mx.randomization_test(data, per="unit", n_draws=19, features=["number", "gender"])
     threads = result.compute(scheduler="threads", num_workers=3)
-    xr.testing.assert_allclose(threads, result.compute(scheduler="processes", num_workers=2))
+    xr.testing.assert_allclose(threads, result.compute(**processes))
 
 
 def test_draws_are_made_once_for_all_who_ask(simulated, monkeypatch):

@@ -19,7 +19,7 @@ from helpers import forty_sentences, layers, save, until, write
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli.table import from_dataframe
 from mlem_xr.store import activations as stores
-from mlem_xr.store import chunks
+from mlem_xr.store import chunks, grid
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
 """Of Linux: takes a right from what a process starts, here the one to write everywhere."""
@@ -317,6 +317,19 @@ def test_labels_that_a_killed_process_did_not_write_are_not_there(stimuli, tmp_p
     for i, seed in enumerate((0, 7)):
         found = data["activation"].sel(seed=seed, pooling=["first-token", "mean"])
         np.testing.assert_array_equal(found.squeeze(), layers(i))
+
+
+def test_an_array_that_has_grown_since_it_was_opened_is_read_to_its_end(store, monkeypatch):
+    """Another process has added a label between the opening of two arrays."""
+    write(store, layers(0), seed=0)
+    stale = grid.array_of(zarr.open_group(store, mode="r"), "recorded")
+    write(store, layers(1), seed=1)
+    opened = grid.open_arrays
+    monkeypatch.setattr(grid, "open_arrays", lambda *a: opened(*a) | {"recorded": stale})
+    names = ["model", "seed", "step", "recorded"]
+    found = grid.read_grid(zarr.open_group(store, mode="r"), names=names)
+    assert found["seed"].values.tolist() == [0, 1]
+    assert found["recorded"].values.tolist() == [[[True], [True]]]
 
 
 @pytest.mark.parametrize(

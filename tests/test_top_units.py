@@ -74,11 +74,11 @@ def test_large_means_and_equal_sentences_lose_no_digits(activations, zscore):
         xr.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-12)
 
 
-def test_threads_and_processes_agree_bit_for_bit(activations):
+def test_threads_and_processes_agree_bit_for_bit(activations, processes):
     data = lazy(activations)
     result = mx.top_unit_importance(data, mx.univariate_importance(data), k=[1, 3])
     threads = result.compute(scheduler="threads")
-    xr.testing.assert_identical(threads, result.compute(scheduler="processes", num_workers=2))
+    xr.testing.assert_identical(threads, result.compute(**processes))
     eager = mx.top_unit_importance(activations, mx.univariate_importance(activations), k=[1, 3])
     xr.testing.assert_identical(threads, eager)
 

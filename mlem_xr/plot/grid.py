@@ -351,9 +351,8 @@ def _fit(figure: Any, axes: list[Axes], shape: tuple[int, int], *, exact: bool) 
     for label, length in ((figure._supxlabel, width), (figure._supylabel, height)):
         if label is not None:
             texts.append((label, 0.9 * length))
-    for text, length in texts:
-        _broken(text, 0.97 * length)
-    figure.draw_without_rendering()
+    if any([_broken(text, 0.97 * length) for text, length in texts]):
+        figure.draw_without_rendering()
     for axis in axes:
         _thin(axis)
     if exact:
@@ -367,11 +366,12 @@ def _start_of_legend(figure: Any, axes: list[Axes]) -> float:
     return min((x for x in starts if x >= edge), default=figure.bbox.width)
 
 
-def _broken(text: Text, length: float) -> None:
-    """Break a text into lines of at most this length, in pixels."""
-    whole = " ".join(text.get_text().split())
+def _broken(text: Text, length: float) -> bool:
+    """Break a text into lines of at most this length, in pixels; return whether it changed."""
+    before = text.get_text()
+    whole = " ".join(before.split())
     if not whole:
-        return
+        return False
 
     def extent() -> float:
         box = text.get_window_extent()
@@ -384,6 +384,7 @@ def _broken(text: Text, length: float) -> None:
         characters = min(characters - 1, int(characters * length / size))
         text.set_text(fill(whole, max(characters, 8), break_long_words=False))
         size = extent()
+    return text.get_text() != before
 
 
 def _thin(axis: Axes) -> None:

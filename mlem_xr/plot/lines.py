@@ -198,28 +198,30 @@ def _line_frame(
     if frame["lower"].notnull().any() or _any_interval(profile):
         kind = hv.Spread if profile.summary.over_seeds else hv.ErrorBars
         bands = {
-            key: kind(_band(table, name, floor), across, [up, "below", "above"])
+            key: kind(_band(table, name, floor), across, [up, "below", "above"], group="Bands")
             for key, table in shown.items()
         }
-        found.append(overlay_of(bands, by, "Bands"))
+        found.append(overlay_of(bands, by))
     if "seeds" in frame:
         seeds = {
-            key: hv.Curve(_seeds(line["seeds"], axis.places, name, x, floor), across, up)
+            key: hv.Curve(
+                _seeds(line["seeds"], axis.places, name, x, floor), across, up, group="Seeds"
+            )
             for key, (line, _) in parts.items()
         }
-        found.append(overlay_of(seeds, by, "Seeds"))
-    lines = {key: hv.Curve(table, across, up) for key, table in shown.items()}
+        found.append(overlay_of(seeds, by))
+    lines = {key: hv.Curve(table, across, up, group="Lines") for key, table in shown.items()}
     points = {
-        key: hv.Scatter(table[table["value"] > floor], across, vdims)
+        key: hv.Scatter(table[table["value"] > floor], across, vdims, group="Points")
         for key, table in shown.items()
     }
-    found += [overlay_of(lines, by, "Lines"), overlay_of(points, by, "Points")]
+    found += [overlay_of(lines, by), overlay_of(points, by)]
     if np.isfinite(floor):
         foot = {
-            key: hv.Scatter(table[table["value"] <= floor], across, vdims)
+            key: hv.Scatter(table[table["value"] <= floor], across, vdims, group="Foot")
             for key, table in shown.items()
         }
-        found.append(overlay_of(foot, by, "Foot"))
+        found.append(overlay_of(foot, by))
     if profile.second is not None:
         found += _second_lines(profile, parts, axis, limits)
     if profile.baseline is not None:
@@ -278,10 +280,10 @@ def _second_lines(
         table = pd.DataFrame({x: axis.places, name: place, "value": value, "at": axis.names})
         table = table.assign(lower=np.nan, upper=np.nan)
         tables[key] = table[np.isfinite(value)]
-    curves = {key: hv.Curve(table, x, up) for key, table in tables.items()}
+    curves = {key: hv.Curve(table, x, up, group="Second") for key, table in tables.items()}
     vdims = [up, "value", "lower", "upper", "at"]
-    points = {key: hv.Scatter(table, x, vdims) for key, table in tables.items()}
-    return [overlay_of(curves, by, "Second"), overlay_of(points, by, "Second")]
+    points = {key: hv.Scatter(table, x, vdims, group="Second") for key, table in tables.items()}
+    return [overlay_of(curves, by), overlay_of(points, by)]
 
 
 def _on_the_first_axis(
@@ -431,16 +433,17 @@ def _dot_frame(
             {across.name: [max(value, floor)], "row": [row], "value": [value]}
             | {"lower": [lower], "upper": [upper]}
         ).dropna(subset=["value"])
-        vdims = ["value", "lower", "upper"]
-        points[key] = hv.Points(numbers[numbers["value"] > floor], [across, down], vdims)
-        feet[key] = hv.Points(numbers[numbers["value"] <= floor], [across, down], vdims)
+        dims = ([across, down], ["value", "lower", "upper"])
+        points[key] = hv.Points(numbers[numbers["value"] > floor], *dims, group="Points")
+        feet[key] = hv.Points(numbers[numbers["value"] <= floor], *dims, group="Foot")
         ends = [(max(lower, floor), row, max(upper, floor), row)] if np.isfinite(lower) else []
-        segments[key] = hv.Segments(ends, [across, down, "to", "to_row"])
+        segments[key] = hv.Segments(ends, [across, down, "to", "to_row"], group="Bands")
         if "seeds" in frame:
             heights = part["seeds"].values
             heights = np.maximum(heights[np.isfinite(heights)], floor)
-            seeds[key] = hv.Points((heights, np.full(heights.size, row)), [across, down])
-    found = [overlay_of(segments, by, "Bands")] if frame["lower"].notnull().any() else []
-    found += [overlay_of(seeds, by, "Seeds")] if seeds else []
-    found.append(overlay_of(points, by, "Points"))
-    return hv.Overlay([*found, *([overlay_of(feet, by, "Foot")] if np.isfinite(floor) else [])])
+            places = (heights, np.full(heights.size, row))
+            seeds[key] = hv.Points(places, [across, down], group="Seeds")
+    found = [overlay_of(segments, by)] if frame["lower"].notnull().any() else []
+    found += [overlay_of(seeds, by)] if seeds else []
+    found.append(overlay_of(points, by))
+    return hv.Overlay([*found, *([overlay_of(feet, by)] if np.isfinite(floor) else [])])

@@ -214,7 +214,7 @@ def dot_options(looks: Looks, labels: Iterable[Any], backend: str) -> Options:
     }
 
 
-def overlay_of(drawings: dict[Any, hv.Element], by: str, group: str) -> hv.NdOverlay:
+def overlay_of(drawings: dict[Any, hv.Element], by: str) -> hv.NdOverlay:
     """Return one element per label, all of a group that has options of its own."""
-    grouped = {label: drawing.relabel(group=group) for label, drawing in drawings.items()}
-    return hv.NdOverlay(grouped, by, sort=False, group=group)
+    group = next(iter(drawings.values())).group
+    return hv.NdOverlay(drawings, by, sort=False, group=group)

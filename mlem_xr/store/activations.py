@@ -461,21 +461,27 @@ def _read(group: zarr.Group, *, names: Iterable[str]) -> tuple[xr.Dataset, list[
         if older:
             room = data.sizes["unit"] * xr.ones_like(data["pooling"] == data["layer"], int)
             data["n_units"] = data["recorded"] * room
-        there = {name: data[name].astype(bool) for name in _MARKS}
-        there["n_units"] = there["n_units"].any(["pooling", "layer"])
+        # Plain arrays: labels of such small ones would take most of the time.
+        there: dict[str, Any] = {name: data[name].values.astype(bool) for name in _MARKS}
+        there["n_units"] = there["n_units"].any(axis=(-2, -1))
         recorded = reduce(and_, there.values())
         torn = (there["recorded"] | there["fingerprint"]) & ~recorded
         # Looked at twice: another process may have been at it.
         if not torn.any():
             break
+    clean = {}
+    nothing: Any
     for name, nothing in zip(_MARKS, (False, 0, "", ""), strict=True):
-        data[name] = data[name].where(recorded, nothing).astype(data[name].dtype)
+        marks = data[name].variable
+        within = recorded.reshape(recorded.shape + (1,) * (marks.ndim - recorded.ndim))
+        values = np.where(within, marks.values, nothing).astype(marks.dtype)
+        clean[name] = marks.copy(data=values)
+    known = [data[dim].values.tolist() for dim in CHECKPOINT]
     lost = [
-        {dim: part[dim].item() for dim in CHECKPOINT}
-        for part in torn.stack(checkpoint=CHECKPOINT).T
-        if part
+        {dim: labels[i] for dim, labels, i in zip(CHECKPOINT, known, where, strict=True)}
+        for where in np.argwhere(torn)
     ]
-    return data, lost
+    return data.assign(clean), lost
 
 
 def _least_labels(group: zarr.Group) -> dict[str, int]:

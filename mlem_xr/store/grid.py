@@ -273,12 +273,14 @@ def read_grid(
     dims = dict.fromkeys(dim for array in arrays.values() for dim in dims_of(array))
 
     def labels_along(dim: str) -> xr.Variable:
-        array = array_of(group, dim)
+        array = arrays[dim] if dim in arrays else array_of(group, dim)
         return xr.Variable(dim, _labels(array), dict(array.attrs))
 
     def variable(name: str) -> xr.Variable:
-        # Opened after the labels were read: other processes make arrays grow before they add them.
-        array = array_of(group, name)
+        array = arrays[name]
+        if any(labels[dim].size > n for dim, n in zip(dims_of(array), array.shape, strict=True)):
+            # Other processes make arrays grow before they add labels: it has grown meanwhile.
+            array = array_of(group, name)
         cut = tuple(slice(0, labels[dim].size) for dim in dims_of(array))
         return xr.Variable(dims_of(array), values_of(array)[cut], dict(array.attrs))
 

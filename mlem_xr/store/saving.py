@@ -372,7 +372,8 @@ def compute_and_write(shared: tuple[xr.Dataset, Destination], task: Task) -> Non
     """Compute one task of a result in this thread, and write it."""
     result, destination = shared
     origin = _origin(destination, task)
-    (values,) = dask.compute(result.isel(task), scheduler="sync")
+    # By name, "sync" would import distributed first.
+    (values,) = dask.compute(result.isel(task), scheduler=dask.get)
     _write(values, destination, task, origin)
 
 

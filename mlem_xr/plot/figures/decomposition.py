@@ -170,32 +170,26 @@ def _frame(frame: xr.Dataset, x: str, names: dict[Any, str], axis: Axis) -> hv.O
     areas, losses, points, keys = {}, {}, {}, {}
     for key, table in tables.items():
         wide = _wide(table, x)
-        areas[key] = hv.Area(wide, across, ["high", "low"])
-        losses[key] = hv.Area(wide, across, ["under", "deep"])
-        points[key] = hv.Scatter(table, across, ["end", "value", "at"])
+        areas[key] = hv.Area(wide, across, ["high", "low"], group="Shares")
+        losses[key] = hv.Area(wide, across, ["under", "deep"], group="Losses")
+        points[key] = hv.Scatter(table, across, ["end", "value", "at"], group="Points")
     for key in (*names.values(), CEILING):
-        keys[key] = hv.Scatter([(np.nan, np.nan)], across, up)
+        keys[key] = hv.Scatter([(np.nan, np.nan)], across, up, group="Keys")
     lines = _table(frame, ["whole", "lower", "upper"], axis, x)
     wide = _wide(lines, x)
-    band = hv.Area(wide, across, ["upper", "lower"])
-    whole = hv.Curve(wide.rename(columns={"whole": "r2"}), across, up)
+    band = hv.Area(wide, across, ["upper", "lower"], group="Ceiling")
+    whole = hv.Curve(wide.rename(columns={"whole": "r2"}), across, up, group="Whole")
     bounds = {
-        end: hv.Curve(wide.rename(columns={end: "r2"}), across, up) for end in ("lower", "upper")
+        end: hv.Curve(wide.rename(columns={end: "r2"}), across, up, group="Bounds")
+        for end in ("lower", "upper")
     }
-    marks = hv.Scatter(lines.rename(columns={"whole": "r2"}), across, [up, "lower", "upper", "at"])
-    drawn = {
-        "Keys": keys,
-        "Ceiling": {CEILING: band},
-        "Bounds": bounds,
-        "Shares": areas,
-        "Losses": losses if any((table["deep"] < 0).any() for table in tables.values()) else {},
-        "Points": points,
-        "Whole": {WHOLE: whole},
-        "Marks": {WHOLE: marks},
-    }
-    return hv.Overlay(
-        [overlay_of(parts, "feature", group) for group, parts in drawn.items() if parts]
-    )
+    vdims = [up, "lower", "upper", "at"]
+    marks = hv.Scatter(lines.rename(columns={"whole": "r2"}), across, vdims, group="Marks")
+    negative = any((table["deep"] < 0).any() for table in tables.values())
+    drawn: list[dict[str, hv.Element]] = [keys, {CEILING: band}, bounds, areas]
+    drawn += [losses] if negative else []
+    drawn += [points, {WHOLE: whole}, {WHOLE: marks}]
+    return hv.Overlay([overlay_of(parts, "feature") for parts in drawn])
 
 
 def _table(values: xr.Dataset, names: list[str], axis: Axis, x: str) -> pd.DataFrame:

@@ -111,7 +111,7 @@ def mds(
     if len(wanted) == 1 and _is_scale(columns[wanted[0]]):
 
         def points(frame: xr.Dataset) -> hv.Points:
-            return _points(_table(frame["position"], names)).relabel(title)
+            return _points(_table(frame["position"], names), label=title)
 
         return _styled_points(
             figure_of(table, "position", drawn, points, look), hover, look, wanted[0]
@@ -119,7 +119,7 @@ def mds(
     if not wanted:
 
         def plain(frame: xr.Dataset) -> hv.Points:
-            return _points(_table(frame["position"], names)).relabel(title)
+            return _points(_table(frame["position"], names), label=title)
 
         return _styled_points(figure_of(table, "position", drawn, plain, look), hover, look, None)
     levels = {name: _levels(name, column) for name, column in columns.items()}
@@ -133,16 +133,17 @@ def mds(
         combination = [tuple(row) for row in points[wanted].map(_level).values]
         drawings = {
             ", ".join(look.name(v) for v in key): _points(
-                points[[found == key for found in combination]]
+                points[[found == key for found in combination]], group="Sentences"
             )
             for key in keys
         }
         by = look.name(wanted[0]) if len(wanted) == 1 else "sentences"
-        sentences = overlay_of(drawings, by, "Sentences").relabel(title)
+        sentences = overlay_of(drawings, by).relabel(title)
         if len(wanted) == 1:
             return sentences
-        entries = {name: hv.Points([(np.nan, np.nan)], ["axis 1", "axis 2"]) for name in legend}
-        return hv.Overlay([sentences, overlay_of(entries, by, "Legend")]).relabel(title)
+        axes = ["axis 1", "axis 2"]
+        entries = {name: hv.Points([(np.nan, np.nan)], axes, group="Legend") for name in legend}
+        return hv.Overlay([sentences, overlay_of(entries, by)]).relabel(title)
 
     figure = figure_of(table, "position", drawn, draw, look)
     return _styled_levels(figure, list(keys.values()), legend, wanted, hover, look)
@@ -257,8 +258,8 @@ def _table(position: xr.DataArray, names: list[str]) -> pd.DataFrame:
     return table[np.isfinite(x) & np.isfinite(y)]
 
 
-def _points(table: pd.DataFrame) -> hv.Points:
-    return hv.Points(table, ["axis 1", "axis 2"], list(table.columns[2:]))
+def _points(table: pd.DataFrame, **named: str) -> hv.Points:
+    return hv.Points(table, ["axis 1", "axis 2"], list(table.columns[2:]), **named)
 
 
 _SIZE: dict[str, dict[str, Any]] = {

@@ -184,9 +184,11 @@ def _best(
     drawn = []
     for group, side in (("Left", True), ("Right", False)):
         words = {
-            line: hv.Labels([entry[1:]] if entry[0] == side else [], ["k", name], "text")
+            line: hv.Labels(
+                [entry[1:]] if entry[0] == side else [], ["k", name], "text", group=group
+            )
             for line in map(lambda v: looks.name(v, by), lines)
             if (entry := labels.get(line, (None,)))
         }
-        drawn.append(overlay_of(words, by, group))
+        drawn.append(overlay_of(words, by))
     return [stars, *drawn]

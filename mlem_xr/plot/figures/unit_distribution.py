@@ -203,7 +203,9 @@ def _frame(
             facts, counted = [*facts, _MARKED], _MARKED
             ends = (places + 0.44 * width, places + 0.54 * width)
             ticks = _ticks(np.maximum(marked, floor), ends, rungs)
-            parts[_SIGNIFICANT][key] = hv.Segments(ticks, ["layer", up, "to", "to_height"])
+            parts[_SIGNIFICANT][key] = hv.Segments(
+                ticks, ["layer", up, "to", "to_height"], group=_SIGNIFICANT
+            )
         half = 0.42 * width
         edges = (table["place"] - half, table["lower"], table["place"] + half, table["upper"])
         parts["Boxes"][key] = hv.Rectangles(
@@ -212,19 +214,20 @@ def _frame(
             ),
             ["left", "lower", "right", "upper"],
             facts,
+            group="Boxes",
         )
         whiskers = [
             (place, start, place, end)
             for a, b in (("low", "lower"), ("upper", "high"))
             for place, start, end in zip(table["place"], table[a], table[b], strict=True)
         ]
-        parts["Whiskers"][key] = hv.Segments(whiskers)
+        parts["Whiskers"][key] = hv.Segments(whiskers, group="Whiskers")
         middle = table["median"].clip(lower=floor)
         parts["Medians"][key] = hv.Segments(
-            (table["place"] - half, middle, table["place"] + half, middle)
+            (table["place"] - half, middle, table["place"] + half, middle), group="Medians"
         )
-        parts["Marks"][key] = hv.Points((table["place"], middle), ["layer", up])
-        parts["Outliers"][key] = hv.Points(outliers, ["layer", up])
+        parts["Marks"][key] = hv.Points((table["place"], middle), ["layer", up], group="Marks")
+        parts["Outliers"][key] = hv.Points(outliers, ["layer", up], group="Outliers")
         foot = table[table["lower"] <= floor]
         parts["Foot"][key] = hv.Points(
             foot.rename(columns={"place": "layer", "lower": show})[
@@ -232,20 +235,19 @@ def _frame(
             ],
             ["layer", up],
             ["at_foot", "at"],
+            group="Foot",
         )
         if few:
             above = table[(table[counted] > 0) | (counted == _MARKED)]
             words = [f"{n}" for n in above[counted]]
             parts["Counts"][key] = hv.Labels(
-                (above["place"], above["top"], words), ["layer", show], "text"
+                (above["place"], above["top"], words), ["layer", show], "text", group="Counts"
             )
         for name, drawn in curves.items():
             height = np.maximum(frame[name].sel({by: label}).values, floor)
             line = pd.DataFrame({"layer": places, show: height})[np.isfinite(height)]
-            drawn[key] = hv.Curve(line, "layer", up)
-    found = [overlay_of(part, by, name) for name, part in parts.items() if part]
-    found += [overlay_of(part, by, name) for name, part in curves.items()]
-    return hv.Overlay(found)
+            drawn[key] = hv.Curve(line, "layer", up, group=name)
+    return hv.Overlay([overlay_of(part, by) for part in (parts | curves).values() if part])
 
 
 def _ticks(marked: np.ndarray, ends: tuple[np.ndarray, np.ndarray], rungs: np.ndarray) -> list:
