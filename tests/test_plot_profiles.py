@@ -563,3 +563,15 @@ def test_top_k_names_bad_input():
         plot.top_k(top_units(), show="p")
     with pytest.raises(InputError, match="no coordinate 'k'"):
         plot.top_k(profile())
+
+
+@pytest.mark.parametrize(("show", "side"), [("r2", 1), ("mse", -1)])
+def test_the_value_of_the_best_k_lies_where_no_line_comes_from(show, side):
+    result = top_units().rename(r2=show).isel(layer=[0])
+    (axis,) = hv.render(plot.top_k(result, show=show), backend="matplotlib").axes
+    means = result[show].isel(layer=0).mean("seed")
+    best = float(means.max() if side > 0 else means.min())
+    (text,) = axis.texts
+    box = text.get_window_extent()
+    height = axis.transData.transform((1.0, best))[1]
+    assert (box.y0 >= height - 1) if side > 0 else (box.y1 <= height + 1)

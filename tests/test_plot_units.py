@@ -5,6 +5,7 @@ import xarray as xr
 
 import mlem_xr as mx
 from mlem_xr import plot
+from mlem_xr.plot import grid
 from mlem_xr.plot.looks import COLORS
 from mlem_xr.schema import InputError
 
@@ -428,3 +429,16 @@ def test_p_values_that_cannot_mark_units_are_named(draw):
     for alpha in (0, 1, -0.1, True, "0.05", float("nan")):
         with pytest.raises(InputError, match="alpha: found .*; expected a number between 0 and 1"):
             draw(result, alpha=alpha)
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_numbers_above_the_highest_units_are_not_cut(log):
+    result = scan()
+    result.importance[0, 0] = 1e-9
+    made = grid.drawn(grid.cells_of(plot.unit_distribution(result, log=log)), width=120)
+    made.draw_without_rendering()
+    for axis in made.axes:
+        top = axis.get_window_extent().y1
+        heights = [text.get_window_extent().y1 for text in axis.texts]
+        assert heights
+        assert max(heights) < top

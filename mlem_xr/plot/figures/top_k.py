@@ -101,6 +101,8 @@ def top_k(
 
     plain = {"show_legend": False}
     color = look.cycle("color", lines)
+    # On the side from which no line comes to its best k.
+    beside = "top" if show in _SMALLER_IS_BETTER else "bottom"
     return draw_profile(
         Profile(
             summary=summary,
@@ -123,7 +125,11 @@ def top_k(
                         "color": "white",
                         "line_color": "black",
                     },
-                    "Labels": {"text_font_size": "9pt", "text_color": color},
+                    "Labels": {
+                        "text_font_size": "9pt",
+                        "text_color": color,
+                        "text_baseline": beside,
+                    },
                     "Labels.Left": {"text_align": "right"},
                     "Labels.Right": {"text_align": "left"},
                 },
@@ -136,7 +142,13 @@ def top_k(
                         "facecolors": "white",
                         "edgecolors": "black",
                     },
-                    "Labels": {"size": 8, "color": color, "aspect": None, "apply_ticks": False},
+                    "Labels": {
+                        "size": 8,
+                        "color": color,
+                        "verticalalignment": beside,
+                        "aspect": None,
+                        "apply_ticks": False,
+                    },
                     "Labels.Left": {"horizontalalignment": "right"},
                     "Labels.Right": {"horizontalalignment": "left"},
                 },
@@ -171,15 +183,20 @@ def _best(
     # Beside the star, toward the middle of the axis, and none on another.
     middle = np.sqrt(ends[0] * ends[1])
     ratio = (ends[1] / ends[0]) ** 0.02 if ends[1] > ends[0] else 1.02
-    height = 0.08 * float(frame["mean"].max() - frame["mean"].min())
+    width = (ends[1] / ends[0]) ** 0.15
+    height = 0.06 * float(frame["mean"].max() - frame["mean"].min())
     labels: dict[str, tuple] = {}
-    taken: list[tuple[bool, float]] = []
+    taken: list[tuple[float, float]] = []
+
+    def overlaps(x: float, y: float) -> bool:
+        return any(max(x / a, a / x) < width and abs(y - b) < height for a, b in taken)
+
     for best, place, value, at, line in sorted(rows, key=lambda row: -row[1]):
         left = best > middle
-        while any(left == side and abs(place - other) < height for side, other in taken):
-            place -= height / 4
-        taken.append((left, place))
         x = best / ratio if left else best * ratio
+        while overlaps(x, place):
+            place -= height / 4
+        taken.append((x, place))
         labels[line] = (left, x, place, f"{at}: {value:.3g}")
     drawn = []
     for group, side in (("Left", True), ("Right", False)):

@@ -27,6 +27,9 @@ _SCORE = "units"
 _MARKED = "significant"
 _SIGNIFICANT = "Significant"
 
+_ROOM = 0.05
+"""Share of the height of the axis that is left for numbers above the highest units."""
+
 _MOST_TICKS = 300
 """Most significant units of a box that can be told apart by their height."""
 
@@ -164,7 +167,9 @@ def _line(given: xr.Dataset, name: str, show: str, by: str, values: xr.DataArray
 def _limits(table: xr.Dataset, log: bool) -> tuple[float, float]:
     values = np.concatenate([table[name].values.ravel() for name in table.data_vars])
     values = values[np.isfinite(values)]
-    return log_limits(values) if log else linear_limits(values.min(), values.max())
+    low, high = log_limits(values) if log else linear_limits(values.min(), values.max())
+    # Room for the numbers above the highest units.
+    return low, high * (high / low) ** _ROOM if log else high + (high - low) * _ROOM
 
 
 def _frame(
