@@ -107,6 +107,13 @@ def test_an_analysis_of_lazy_arrays_waits_and_is_the_same(brains, name):
     xr.testing.assert_allclose(waiting.compute(), EVERY[name](brains), rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_activations_of_half_precision_are_as_good_as_others(brains, name):
+    half = brains.assign(activation=brains["activation"].astype(np.float16))
+    single = half.assign(activation=half["activation"].astype(np.float32))
+    xr.testing.assert_allclose(EVERY[name](half), EVERY[name](single), rtol=1e-6)
+
+
 def test_every_representation_is_a_task_of_its_own(brains):
     result = mx.multivariate_importance(lazy(brains, unit=2))
     assert result["r2"].chunksizes == {"subject": (1, 1), "roi": (1, 1), "time": (1, 1, 1)}

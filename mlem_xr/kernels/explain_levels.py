@@ -61,7 +61,10 @@ def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: 
     design = level_design(codes, options.random_state, items)
     on_line = find_distance(options.distance).on_line
     assert on_line is not None
-    constant, filled = constant_units(activation), count_filled(activation)
+    constant = constant_units(activation)
+    # Compiled loops know no half precision.
+    activation = activation.astype(np.promote_types(activation.dtype, np.float32), copy=False)
+    filled = count_filled(activation)
     if options.zscore:
         # A zero that is standardized is none.
         filled[:] = len(activation)
