@@ -30,5 +30,5 @@ def test_an_axis_holds_all_its_places_and_little_else(dim, labels):
     places, (low, high) = scale(axis.places), scale(axis.limits)
     margins = np.array([places.min() - low, high - places.max()])
     assert (margins > 0).all()
-    least = 3 if axis.log else 0.5  # A place that is alone has room, too.
+    least = {"layer": 0.5, "k": 0.2, "step": 3}[dim]  # A place that is alone has room, too.
     assert (margins <= max(least, 0.15 * np.ptp(places))).all()
