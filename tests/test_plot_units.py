@@ -428,3 +428,11 @@ def test_p_values_that_cannot_mark_units_are_named(draw):
     for alpha in (0, 1, -0.1, True, "0.05", float("nan")):
         with pytest.raises(InputError, match="alpha: found .*; expected a number between 0 and 1"):
             draw(result, alpha=alpha)
+
+
+def test_importances_of_zero_alone_are_on_a_linear_axis():
+    result = scan()
+    result.importance[:] = 0.0
+    figure = plot.unit_distribution(result, features=["tense"])
+    options = hv.Store.lookup_options("bokeh", figure, "plot").kwargs
+    assert not options.get("logy") and options["ylim"][0] < 0 < options["ylim"][1]
