@@ -427,3 +427,9 @@ def test_units_say_how_an_output_grows_with_the_activations(activations, name):
     for output, values in result.data_vars.items():
         expected = growth[values.attrs["units"]] * values
         np.testing.assert_allclose(larger[output], expected, rtol=1e-6, err_msg=output)
+
+
+def test_activations_along_more_dimensions_than_a_store_has_are_not_of_one(store):
+    more = mx.open_store(store).expand_dims(subject=["a", "b"])
+    with pytest.raises(InputError, match="result: it has the dimension 'subject', so its activ"):
+        mx.save_results(mx.multivariate_importance(more), progress=False)

@@ -19,11 +19,13 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import mlem_xr as mx
 from helpers import layers, write
 from mlem_xr.analyses import ANALYSES
 from mlem_xr.cli import app, main
+from mlem_xr.cli.output import print_profile
 from networks import SENTENCES, save_bert, save_own_code, stimuli
 
 COMMAND = Path(sys.executable).with_name("mlem-xr")
@@ -358,3 +360,19 @@ def test_the_demonstration_finds_everything_there_the_second_time(tmp_path):
     after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     changed = {p.name for p in after if after[p] != times.get(p)}
     assert changed <= {"demo.zarr.lock"}
+
+
+def test_a_set_is_described_where_that_is_asked_for():
+    assert "covariate patterns" not in run("stimuli", "short_sentence").stdout
+    assert "covariate patterns" in run("stimuli", "short_sentence", "--describe").stdout
+
+
+def test_a_long_profile_says_how_much_more_there_is(capsys):
+    profile = xr.Dataset(
+        {"importance": (("layer", "feature"), np.ones((5, 2)))},
+        {"layer": range(5), "feature": ["a", "b"]},
+    )
+    for rows, more in ((3, "... and 2 more\n"), (4, "... and 1 more\n"), (5, ""), (6, "")):
+        print_profile(profile, rows=rows)
+        shown = capsys.readouterr().out
+        assert shown.endswith(more) and ("more" in shown) == bool(more)

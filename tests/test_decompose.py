@@ -367,3 +367,19 @@ def test_too_few_sentences_are_named():
     data = random_data(0, n=6)
     with pytest.raises(InputError, match="folds: 6 sentences leave a fold of 'sentences' without"):
         mx.decompose(data, folds="sentences")
+
+
+@pytest.mark.parametrize("options", [{"distance": "canberra"}, {"target": "none"}], ids=str)
+def test_units_without_a_short_way_are_decomposed_like_layers_of_one_unit(options):
+    data = random_data(5, n_units=2)
+    # A given feature distance has as many values as there are pairs.
+    number = np.random.default_rng(6).normal(size=(1, data.sizes["sentence"]))
+    apart = np.abs(number[..., np.newaxis] - number[:, np.newaxis])
+    given = data.assign(feature_distance=(("feature", "sentence", "other_sentence"), apart))
+    given = given.assign_coords(feature=["edits"], other_sentence=data["sentence"].values)
+    for one in (data, given):
+        result = mx.decompose(one, per="unit", **options)
+        for unit in (0, 1):
+            alone = mx.decompose(one.isel(unit=[unit]), **options)
+            found = result.isel(unit=unit, drop=True)
+            xr.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-7)

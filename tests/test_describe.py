@@ -1,6 +1,7 @@
 """The description of a stimulus set against plain counting."""
 
 import itertools
+import re
 import warnings
 
 import numpy as np
@@ -181,3 +182,15 @@ def test_levels_are_sorted(values: list, expected: list) -> None:
 def test_no_feature() -> None:
     with pytest.raises(InputError, match="features: none found"):
         describe_stimuli(xr.Dataset(coords={"text": ("sentence", list("abcd"))}))
+
+
+def test_dimensions_and_dtypes_are_those_documented(description: xr.Dataset) -> None:
+    lines = re.findall(r"- ((?:`\w+`(?:, )?)+) \(([\w ,]+)\) (\w+)", describe_stimuli.__doc__ or "")
+    found = {
+        name: (() if dims == "no dimension" else tuple(dims.split(", ")), dtype)
+        for names, dims, dtype in lines
+        for name in re.findall(r"\w+", names)
+    }
+    assert found == {
+        name: (variable.dims, str(variable.dtype)) for name, variable in description.items()
+    }

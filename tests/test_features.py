@@ -557,3 +557,9 @@ def test_a_generated_set_is_warned_of_once(monkeypatch):
     with pytest.warns(UserWarning, match="1 sentences repeat an earlier one") as caught:
         mx.read_stimuli("short_sentence")
     assert len(caught) == 1
+
+
+def test_given_feature_distances_below_one_are_brought_to_it():
+    small = with_given(table_of(few=True), edits=edits(WORDS) / 100)
+    found = mx.feature_distances(small, features=["edits"]).values.ravel()
+    np.testing.assert_allclose(found, edits(WORDS)[np.triu_indices(40, 1)] / 4)

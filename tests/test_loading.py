@@ -432,3 +432,20 @@ def test_a_name_on_the_hub_and_then_without_it(tmp_path, recorded):
 def test_what_is_neither_a_folder_nor_a_name_is_not_asked_for(recorded, name):
     with pytest.raises(InputError, match="there is no such folder, and it is no name on the"):
         recorded(name)
+
+
+def test_weights_that_a_class_lets_be_missing_are_missed_all_the_same(
+    tmp_path, recorded, monkeypatch
+):
+    folder = networks.save_bert(tmp_path / "net")
+    expected, _ = recorded(folder)
+    monkeypatch.setattr(
+        transformers.BertModel, "_keys_to_ignore_on_load_missing", ["output.dense"], raising=False
+    )
+    found, _ = recorded(folder)
+    np.testing.assert_array_equal(found, expected)
+    weights = weights_of(folder)
+    del weights["encoder.layer.1.output.dense.weight"]
+    write_weights(folder, weights)
+    with pytest.raises(InputError, match="layers need: encoder.layer.1.output.dense.weight"):
+        recorded(folder)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlem_xr.plot.axes import axis_of
+from mlem_xr.plot.axes import axis_of, log_ticks
 from mlem_xr.plot.looks import Looks
 from mlem_xr.schema import FINAL_STEP
 
@@ -30,5 +30,14 @@ def test_an_axis_holds_all_its_places_and_little_else(dim, labels):
     places, (low, high) = scale(axis.places), scale(axis.limits)
     margins = np.array([places.min() - low, high - places.max()])
     assert (margins > 0).all()
-    least = 3 if axis.log else 0.5  # A place that is alone has room, too.
+    least = {"layer": 0.5, "k": 0.2, "step": 3}[dim]  # A place that is alone has room, too.
     assert (margins <= max(least, 0.15 * np.ptp(places))).all()
+
+
+@pytest.mark.parametrize("limits", [(0.011, 0.9), (2e-4, 3.0), (1e-9, 40.0)])
+def test_ticks_of_a_logarithmic_axis_are_round_and_on_it(limits):
+    ticks = log_ticks(limits)
+    assert 2 <= len(ticks) <= 12
+    for value, name in ticks:
+        assert limits[0] <= value <= limits[1]
+        assert float(name) == pytest.approx(value)

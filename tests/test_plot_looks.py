@@ -6,13 +6,16 @@ import holoviews as hv
 import numpy as np
 import pytest
 import xarray as xr
+from bokeh.core.enums import DashPattern, MarkerType
 from bokeh.models import GlyphRenderer, Line, Scatter
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.lines import Line2D
 
 import mlem_xr as mx
 from figures import FEATURES, importances, profile, top_units
 from mlem_xr import plot
-from mlem_xr.plot.looks import COLORS, Looks
+from mlem_xr.plot.looks import COLORS, DASHES, MARKERS, Looks
+from mlem_xr.plot.style import line_options
 from mlem_xr.schema import InputError
 
 MANY = [f"feature{i}" for i in range(25)]
@@ -217,3 +220,24 @@ def test_looks_go_on_where_markers_and_dashes_end():
     looks = Looks(tuple(range(64)))
     found = {(looks.color(i), looks.marker(i, "bokeh")) for i in range(64)}
     assert len(found) == 64
+
+
+def test_markers_and_dashes_are_known_to_both_backends():
+    assert set(MARKERS["bokeh"]) <= set(MarkerType)
+    assert set(DASHES["bokeh"]) <= set(DashPattern)
+    assert set(MARKERS["matplotlib"]) <= set(Line2D.markers)
+    assert set(DASHES["matplotlib"]) <= set(Line2D.lineStyles)
+
+
+def test_lines_of_a_second_axis_and_of_seeds_are_finer_than_those_of_the_first():
+    for backend, width in (("bokeh", "line_width"), ("matplotlib", "linewidth")):
+        options = line_options(Looks(("a",)), ["a"], backend)
+        for group in ("Seeds", "Second"):
+            assert options[f"Curve.{group}"][width] < options["Curve.Lines"][width]
+            assert options[f"Curve.{group}"]["alpha"] < 1
+            assert not options[f"Curve.{group}"]["show_legend"]
+    assert options["Scatter.Second"] == {"visible": False}
+    assert options["Spread"]["alpha"] < 0.5
+    options = line_options(Looks(("a",)), ["a"], "bokeh")
+    assert options["Scatter.Second"]["size"] < options["Scatter"]["size"]
+    assert options["Spread"]["fill_alpha"] < 0.5 and options["Spread"]["line_alpha"] == 0

@@ -232,3 +232,16 @@ def test_hovering_shows_the_sentence_and_its_features():
 def test_impossible_hierarchies_are_named(options, message):
     with pytest.raises(InputError, match=message):
         plot.mds(three_levels(), **options)
+
+
+def test_a_hierarchy_of_two_gives_marker_and_hue():
+    figure = plot.mds(three_levels(), hierarchy=["number", "group"])
+    looks = {}
+    for renderer in hv.render(figure, backend="bokeh").select(GlyphRenderer):
+        data, glyph = renderer.data_source.data, renderer.glyph
+        if "text" in data and len(data["text"]):
+            key = str(data["number"][0]), str(data["group"][0])
+            looks[key] = glyph.marker, glyph.fill_color
+    assert len(looks) == len(set(looks.values())) == 5
+    assert len({(number, marker) for (number, _), (marker, _) in looks.items()}) == 2
+    assert len({(group, color) for (_, group), (_, color) in looks.items()}) == 3

@@ -2,6 +2,7 @@ import dask
 import dask.array
 import holoviews as hv
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy import stats
@@ -575,3 +576,18 @@ def test_the_value_of_the_best_k_lies_where_no_line_comes_from(show, side):
     box = text.get_window_extent()
     height = axis.transData.transform((1.0, best))[1]
     assert (box.y0 >= height - 1) if side > 0 else (box.y1 <= height + 1)
+
+
+def test_the_words_of_a_mark_are_beside_it_toward_the_middle_and_not_on_another():
+    result = top_units().isel(layer=[0] * 4).assign_coords(layer=range(4))
+    result["r2"][:] = 0.5
+    for layer, k in enumerate([1, 8, 384, 384]):
+        result["r2"].loc[{"layer": layer, "k": k}] = 0.9
+    figure = plot.top_k(result, show="r2")
+    frames = figure.traverse(lambda e: e.dframe(), [hv.Labels])
+    words = pd.concat([frame for frame in frames if len(frame)]).sort_values(["k", "r2"])
+    assert words.text.tolist() == ["1: 0.9", "8: 0.9", "384: 0.9", "384: 0.9"]
+    shift = words.k.to_numpy() / [1, 8, 384, 384]
+    assert (shift[:2] > 1).all() and (shift[2:] < 1).all()
+    assert (np.abs(np.log(shift)) < 0.05 * np.log(384)).all()
+    assert np.diff(words.r2)[-1] > 0.02

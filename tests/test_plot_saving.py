@@ -443,3 +443,12 @@ assert dict(matplotlib.rcParams) == before
 def test_the_core_does_not_import_holoviews():
     program = "import sys, mlem_xr; assert not {'holoviews', 'bokeh', 'panel'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_first_frame_without_values_leaves_the_text_of_print_as_it_is():
+    rows = grid.cells_of(plot.feature_importance(profile(3)))
+    sizes = []
+    for cells in (rows, [[grid.Cell("none", None), *rows[0][1:]]]):
+        last = [axis for axis in grid.drawn(cells, width=180).axes if axis.get_title()][-1]
+        sizes.append(last.title.get_fontsize())
+    assert sizes[0] == sizes[1]

@@ -442,3 +442,11 @@ def test_numbers_above_the_highest_units_are_not_cut(log):
         heights = [text.get_window_extent().y1 for text in axis.texts]
         assert heights
         assert max(heights) < top
+
+
+def test_importances_of_zero_alone_are_on_a_linear_axis():
+    result = scan()
+    result.importance[:] = 0.0
+    figure = plot.unit_distribution(result, features=["tense"])
+    options = hv.Store.lookup_options("bokeh", figure, "plot").kwargs
+    assert not options.get("logy") and options["ylim"][0] < 0 < options["ylim"][1]

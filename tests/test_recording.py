@@ -454,3 +454,12 @@ def test_missing_package_names_the_extra(tmp_path, missing):
     assert f"No module named '{missing}'" in output
     assert 'pip install "mlem_xr[models]"' in output
     assert not (tmp_path / "store.zarr").exists()
+
+
+def test_a_unit_that_is_nan_everywhere_is_no_narrower_layer(tmp_path, quietly):
+    folder = networks.save_bert(tmp_path / "net")
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layer.1.output.LayerNorm.bias"][-1] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="NaN or infinite values in .*layer=2"):
+        quietly(folder)

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from mlem_xr.schema import InputError, check_features, check_integer, choose, select
+from mlem_xr.schema import (
+    InputError,
+    check_features,
+    check_integer,
+    choose,
+    select,
+    several,
+    values_of,
+)
 
 
 def test_the_labels_that_are_asked_for_are_selected_in_their_order():
@@ -37,3 +45,16 @@ def test_whole_numbers_of_a_range_are_accepted_alone(value):
         InputError, match="n: found .*; expected an integer of at least 1 and below"
     ):
         check_integer("n", value, at_least=1, below=10)
+
+
+def test_values_of_an_array_are_along_one_dimension():
+    assert values_of("layer", np.array([1, 2])) == [1, 2]
+    for array in (np.ones((2, 2)), xr.DataArray(np.ones((1, 2)))):
+        with pytest.raises(InputError, match="layer: found .*; expected one value or a list"):
+            values_of("layer", array)
+
+
+def test_values_that_are_there_twice_count_once_or_are_refused():
+    assert several("layer", [2, 1, 2], lambda _, value: value) == [2, 1]
+    with pytest.raises(InputError, match="^layer: "):
+        several("layer", [2, 1, 2], lambda _, value: value, twice=False)

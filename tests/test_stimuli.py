@@ -412,3 +412,19 @@ def test_a_measurement_is_warned_of_once() -> None:
     with pytest.warns(UserWarning, match="x holds more than 20 different numbers") as caught:
         read_stimuli(table)
     assert len(caught) == 1
+
+
+def test_the_hash_of_stimuli_stays_that_of_stores_written_before() -> None:
+    table = pd.DataFrame(
+        {
+            "sentence": list("abcd"),
+            "tense": ["past", "present", "past", None],
+            "long": [True, False, True, False],
+            "length": [1.5, 2.0, 3.25, 4.0],
+            "x": [0.0, 1.0, 0.5, 0.25],
+            "y": [1.0, 2.0, 3.0, 4.0],
+            "noun": ["n1", "n1", "n2", "n2"],
+        }
+    )
+    stimuli = read_stimuli(table, numeric=["length"], vector={"place": ["x", "y"]}, items=["noun"])
+    assert stimuli.attrs["stimuli_hash"] == "650601b0839254aba892a75a74a42d80"

@@ -508,3 +508,11 @@ def test_a_wide_layer_is_cut_along_units_and_nothing_else_changes(tmp_path, monk
     assert mx.missing_checkpoints(path, model=list(values), seed=[0], step=[-1]) == [
         ("wide", 0, -1)
     ]
+
+
+@pytest.mark.parametrize("lost", ["stimuli", "stimuli_hash", "features"])
+def test_a_store_without_an_attribute_of_its_stimuli_is_damaged(store, lost):
+    del zarr.open_group(store).attrs[lost]
+    for call in (mx.open_store, mx.verify_store, mx.list_results):
+        with pytest.raises(InputError, match=f"is damaged: it has no attributes '{lost}'$"):
+            call(store)
