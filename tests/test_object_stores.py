@@ -209,8 +209,13 @@ def test_who_stood_still_with_a_lock_changes_nothing_more(store, monkeypatch):
     assert keys(store) == before
 
 
-def test_a_lock_that_was_taken_over_is_an_error_and_left_to_the_other(store):
+@pytest.mark.parametrize("first", [False, True])
+def test_a_lock_that_was_taken_over_is_an_error_and_left_to_the_other(store, first, monkeypatch):
+    """Also if it is the first one in a bucket, with which its server is tried."""
     lock = store_path(store).key + ".lock"
+    if first:
+        monkeypatch.setattr(leases, "_checked", set())
+        obstore.delete(client(store), lock)
     with pytest.raises(InputError, match="stood still"), locked(store_path(store)):
         obstore.put(client(store), lock, b'{"holder": "another"}')
     assert lock_of(store) == {"holder": "another"}

@@ -591,3 +591,17 @@ def test_the_words_of_a_mark_are_beside_it_toward_the_middle_and_not_on_another(
     assert (shift[:2] > 1).all() and (shift[2:] < 1).all()
     assert (np.abs(np.log(shift)) < 0.05 * np.log(384)).all()
     assert np.diff(words.r2)[-1] > 0.02
+
+
+def test_the_axis_of_decoding_ends_where_what_is_drawn_ends():
+    result = areas().isel(model=[0], step=[0], pooling=[0])
+    result["auc"][:] = 0.9
+    result["auc"].loc[{"feature": "verb_ZIPF"}] = 0.1
+
+    def limits(**options):
+        figure = plot.decoding(result, **options)
+        return hv.Store.lookup_options("bokeh", figure, "plot").kwargs["ylim"]
+
+    low, high = limits(features=["subj_NUM"])
+    assert 0.1 < low < 0.9 < high
+    assert limits(features=["subj_NUM", "verb_ZIPF"])[0] < 0.1

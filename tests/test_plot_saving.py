@@ -14,6 +14,7 @@ import xarray as xr
 from figures import parts
 from mlem_xr import plot
 from mlem_xr.plot import grid, saving
+from mlem_xr.plot.style import POINTS_SIZE
 from mlem_xr.schema import InputError
 
 MAGIC = {
@@ -277,6 +278,8 @@ def test_the_legend_hides_nothing_of_the_title(width):
     title = made._suptitle.get_window_extent()
     assert not title.overlaps(legend.get_window_extent())
     assert title.x0 >= 0
+    size = legend.get_texts()[0].get_fontsize()
+    assert size == POINTS_SIZE["legend"] if width is None else size >= 6.5
 
 
 def test_no_two_names_of_layers_touch():
