@@ -114,6 +114,10 @@ def test_all_is_as_in_a_folder(pair, capfd):
     assert again == {"skipped": 3, "not recorded": 4}
     lists = [mx.list_results(store).drop(columns="saved") for store in pair]
     assert lists[1].equals(lists[0])
+    # Groups too that are made for others to stand in.
+    found = {key.partition("toy.zarr/")[2] for key in keys(pair[1]) if key.endswith("zarr.json")}
+    files = store_path(pair[0]).rglob("zarr.json")
+    assert found == {str(file.relative_to(pair[0])) for file in files}
     assert len(mx.verify_store(pair[1])) == 0
     assert "everything is as it was written" in capfd.readouterr().err
     said = [CliRunner().invoke(app(), ["info", store]).output for store in pair]
