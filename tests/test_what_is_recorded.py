@@ -428,8 +428,9 @@ def test_downloaded_weights_go_where_they_are_not_to_be_kept(tmp_path, record, m
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with hub("some/net", folder) as address:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        # Set when it is imported, which another test may have done.
+        # Both remember the address of when they were first asked, which another test may have done.
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", address)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
         monkeypatch.setattr(
             "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
             address + "/{repo_id}/resolve/{revision}/{filename}",
