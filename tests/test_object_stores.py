@@ -134,8 +134,9 @@ def test_it_is_plain_zarr(pair):
     assert names == {"some folder/toy.zarr.lock"}
 
 
-def test_workers_open_it_by_its_address(pair):
-    activations = mx.open_store(pair[1]).sel(model="toy", seed=0)
+def test_workers_open_it_by_its_address(store):
+    write(store, small(0))
+    activations = mx.open_store(store)
     expected = mx.mds(activations).compute()
     with mx.local_client(1):
         found = mx.save_results(mx.mds(activations), progress=False).compute()
