@@ -55,14 +55,12 @@ def fold_units(
     n_blocks = -(-n_units // BLOCK)
     folds = []
     for fold in design.folds:
-        n, n_classes = len(fold.sentence), design.n_classes + len(design.first_class)
-        own = np.zeros((n_blocks, n, BLOCK))
+        n = len(fold.sentence)
+        own, sums = np.zeros((n_blocks, n, BLOCK)), UnitSums.empty(n, n_blocks, design)
         _load(position, fold.sentence, center, scale, own)
-        class_sums = np.zeros((n_blocks, 2, n_classes, 2 * BLOCK))
-        power_sums = np.zeros((n_blocks, 2, 4, BLOCK))
         for block in range(n_blocks):
-            _sum_levels(own[block], fold, class_sums[block], power_sums[block])
-        folds.append(DenseUnits(own, UnitSums(n, class_sums, power_sums, design.n_classes)))
+            _sum_levels(own[block], fold, sums.class_sums[block], sums.power_sums[block])
+        folds.append(DenseUnits(own, sums))
     return folds
 
 

@@ -96,17 +96,14 @@ def fold_units(
     n_blocks, n_filled = -(-position.shape[1] // BLOCK), filled.sum()
     end = np.cumsum(filled) - filled
     sentence, value = np.empty(n_filled, np.int32), np.empty(n_filled)
-    n_classes = design.n_classes + len(design.first_class)
     folds = []
     for fold in design.folds:
         start, end = end, end.copy()
         _compress(position, fold.sentence, end, sentence, value)
         end = np.where(constant, start, end)
-        class_sums = np.zeros((n_blocks, 2, n_classes, 2 * BLOCK))
-        power_sums = np.zeros((n_blocks, 2, 4, BLOCK))
+        sums = UnitSums.empty(len(fold.sentence), n_blocks, design)
         levels = fold.subset, fold.row, fold.level
-        _sum_levels(start, end, sentence, value, *levels, class_sums, power_sums)
-        sums = UnitSums(len(fold.sentence), class_sums, power_sums, design.n_classes)
+        _sum_levels(start, end, sentence, value, *levels, sums.class_sums, sums.power_sums)
         folds.append(SparseUnits(start, end, sentence, value, sums))
     return folds
 

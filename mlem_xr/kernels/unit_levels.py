@@ -45,6 +45,13 @@ class UnitSums(NamedTuple):
 
     n_classes: int
 
+    @classmethod
+    def empty(cls, n: int, n_blocks: int, design: LevelDesign) -> "UnitSums":
+        """Return room for the sums of so many blocks of units over n sentences."""
+        n_classes = design.n_classes + len(design.first_class)
+        class_sums = np.zeros((n_blocks, 2, n_classes, 2 * BLOCK))
+        return cls(n, class_sums, np.zeros((n_blocks, 2, 4, BLOCK)), design.n_classes)
+
     def level_sums(self, n_units: int) -> tuple[LevelSums, LevelSums]:
         """Return the sums of the train and of the validation part."""
         n_blocks = len(self.class_sums)
