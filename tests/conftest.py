@@ -1,15 +1,17 @@
 import gc
-import multiprocessing
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
 
 import mlem_xr as mx
+from forks import FORKS
 from helpers import N, forty_sentences, layers, write
 
 
@@ -62,9 +64,16 @@ def store(recorded_store: Path, tmp_path: Path) -> Path:
     return shutil.copytree(recorded_store, tmp_path / recorded_store.name)
 
 
+@pytest.fixture(scope="module")
+def forked_workers() -> Iterator[None]:
+    """Let workers of Dask start as forks; those of programs that tests start are spawned."""
+    ensure_running()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
+
+
 @pytest.fixture(scope="session")
 def processes() -> Iterator[dict]:
-    """Return how to compute in two processes, which import everything once for all tests."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
+    """Return how to compute in two processes."""
+    with ProcessPoolExecutor(2, mp_context=FORKS) as pool:
         yield {"scheduler": "processes", "pool": pool}

@@ -1,10 +1,13 @@
 """Small real networks with their tokenizers, saved to disk, and a plain loop over sentences."""
 
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ import transformers
 import xarray as xr
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
+from forks import start_fork
+from mlem_xr.networks.recording import record
 from mlem_xr.stimuli.table import from_dataframe
 
 
@@ -209,32 +214,25 @@ def start(source, *arguments, **variables: str) -> subprocess.Popen:
     )
 
 
-def start_recording(template, store, *seeds, dies_at=0) -> subprocess.Popen:
-    """Start a process that records some BERTs, sentence by sentence, once it is given a line.
+def _record_or_die(template, store, seeds, dies_at) -> None:
+    forward, calls = transformers.BertModel.forward, itertools.count(1)
+
+    def forward_or_die(*arguments, **options):
+        if next(calls) == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(*arguments, **options)
+
+    transformers.BertModel.forward = forward_or_die
+    options = {"source": template, "seed": seeds, "batch_size": 1, "progress": False}
+    record(stimuli(), store, model="runs", **options)
+
+
+def start_recording(template, store, *seeds, dies_at=0) -> BaseProcess:
+    """Start a process that records some BERTs, sentence by sentence.
 
     It kills itself before it runs a network the time number `dies_at`.
     """
-    source = """
-        import itertools, os, signal, sys
-        import transformers
-        import networks
-        from mlem_xr.networks.recording import record
-        from mlem_xr.store import activations
-
-        template, store, dies_at, *seeds = sys.argv[1:]
-        forward, calls = transformers.BertModel.forward, itertools.count(1)
-
-        def forward_or_die(*arguments, **options):
-            if next(calls) == int(dies_at):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return forward(*arguments, **options)
-
-        transformers.BertModel.forward = forward_or_die
-        sys.stdin.readline()
-        record(networks.stimuli(), store, model="runs", source=template,
-               seed=[int(seed) for seed in seeds], batch_size=1, progress=False)
-    """
-    return start(source, template, store, dies_at, *seeds)
+    return start_fork(_record_or_die, template, store, seeds, dies_at)
 
 
 OWN_CODE = """

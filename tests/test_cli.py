@@ -5,7 +5,6 @@ import inspect
 import io
 import json
 import logging
-import os
 import re
 import shlex
 import shutil
@@ -100,15 +99,15 @@ def test_the_command_is_installed(tmp_path):
     assert (found.stdout, found.stderr) == ("", "error: store: there is no store at nowhere.zarr\n")
 
 
-def test_shells_complete_commands_options_and_values():
-    def completed(*words):
-        asked = {"COMP_WORDS": shlex.join(words), "COMP_CWORD": str(len(words) - 1)}
-        environment = os.environ | asked | {"_MLEM_XR_COMPLETE": "bash_complete"}
-        found = subprocess.run([COMMAND], capture_output=True, text=True, env=environment)
-        return [line.split(",")[1] for line in found.stdout.splitlines()]
+def test_shells_complete_commands_options_and_values(monkeypatch):
+    def completed(*words, run=run):
+        monkeypatch.setenv("COMP_WORDS", shlex.join(words))
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        return [line.split(",")[1] for line in run().stdout.splitlines()]
 
     assert "_MLEM_XR_COMPLETE=bash_complete" in run("completion", "bash").stdout
-    assert completed("mlem-xr", "mult") == ["multivariate"]
+    monkeypatch.setenv("_MLEM_XR_COMPLETE", "bash_complete")
+    assert completed("mlem-xr", "mult", run=run_alone) == ["multivariate"]
     assert completed("mlem-xr", "multivariate", "s.zarr", "--zs") == ["--zscore"]
     assert completed("mlem-xr", "multivariate", "s.zarr", "--distance", "c") == [
         "cityblock",
@@ -349,7 +348,7 @@ def test_a_selection_without_records_is_named(tmp_path):
 
 
 def test_the_demonstration_finds_everything_there_the_second_time(tmp_path):
-    first = run_alone("demo", "--folder", "stores", cwd=tmp_path)
+    first = run("demo", "--folder", "stores", cwd=tmp_path)
     assert "18 representations computed" in first.stderr
     assert "sentence_GROUP" in first.stdout
     for kind in ("png", "html"):

@@ -34,6 +34,8 @@ from mlem_xr.schema import InputError, WorkerError
 from mlem_xr.store.activations import missing_checkpoints
 from test_cli import fails, run
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 SEEDS = range(4)
 DOCS = Path(__file__).parents[1] / "docs"
 

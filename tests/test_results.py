@@ -1,7 +1,6 @@
+import itertools
+import os
 import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 from functools import partial
 
@@ -11,11 +10,14 @@ import pytest
 import xarray as xr
 
 import mlem_xr as mx
+from forks import start_fork
 from helpers import layers, save, statuses, write
 from mlem_xr.analyses.univariate import UNIVARIATE, UnivariateOptions
 from mlem_xr.kernels.explain import explain_units
 from mlem_xr.schema import InputError
-from mlem_xr.store import saving
+from mlem_xr.store import saving, tasks
+
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 CELL = ["model", "seed", "step", "pooling", "layer"]
 
@@ -411,30 +413,26 @@ def test_a_failing_representation_keeps_what_was_saved(store):
     assert not (table[table["layer"] == 3]["status"] == "skipped").any()
 
 
-def test_a_killed_run_is_continued_bit_for_bit(store, tmp_path):
+def save_or_die(store):
+    write, calls = saving._write, itertools.count(1)
+
+    def write_and_die(*arguments):
+        write(*arguments)
+        if next(calls) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    tasks._SHARE_OF_THE_WHOLE = 100
+    saving._write = write_and_die
+    save(mx.univariate_importance(mx.open_store(store)), store)
+
+
+def test_a_killed_run_is_continued_bit_for_bit(store):
     """It kills itself when its fifth task is written, whatever its other threads are at."""
     for seed in range(2, 12):
         write(store, layers(seed), seed=seed)
-    code = """
-        import itertools
-        import os
-        import signal
-        import sys
-        import mlem_xr as mx
-        from mlem_xr.store import saving, tasks
-
-        tasks._SHARE_OF_THE_WHOLE = 100
-        write, calls = saving._write, itertools.count(1)
-        def write_and_die(*arguments):
-            write(*arguments)
-            if next(calls) == 5:
-                os.kill(os.getpid(), signal.SIGKILL)
-        saving._write = write_and_die
-        result = mx.univariate_importance(mx.open_store(sys.argv[1]))
-        mx.save_results(result, sys.argv[1], progress=False)
-    """
-    process = subprocess.run([sys.executable, "-c", textwrap.dedent(code), store])
-    assert process.returncode == -signal.SIGKILL
+    process = start_fork(save_or_die, store)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     result = mx.univariate_importance(mx.open_store(store))
     counts = save(result, store)
     assert counts["skipped"] >= 5

@@ -15,11 +15,13 @@ import xarray as xr
 import zarr
 
 import mlem_xr as mx
+from forks import FORKS, start_fork
 from helpers import forty_sentences, layers, save, until, write
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli.table import from_dataframe
 from mlem_xr.store import activations as stores
 from mlem_xr.store import chunks, grid
+from mlem_xr.store.locks import locked
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
 """Of Linux: takes a right from what a process starts, here the one to write everywhere."""
@@ -236,34 +238,32 @@ def run_python(code, *arguments, limit=None, bound=False):
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": path},
-        stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=prepare if limit or bound else None,
     )
 
 
+def write_many(store, said):
+    for seed in range(1000):
+        if not stores.is_recorded(store, model="toy", seed=seed, step=-1):
+            write(store, layers(seed, n_layers=6, n_units=50 + seed), seed=seed)
+            said.send(seed)
+
+
 def test_a_killed_process_loses_only_the_checkpoint_in_hand(store):
     """Kill a process with SIGKILL at many moments of writing; readers never see half of it."""
-    writer = """
-        import sys
-        from helpers import forty_sentences, layers, save, until, write
-        from mlem_xr.store.activations import is_recorded
-        for seed in range(1000):
-            if not is_recorded(sys.argv[1], model="toy", seed=seed, step=-1):
-                write(sys.argv[1], layers(seed, n_layers=6, n_units=50 + seed), seed=seed)
-                print(seed, file=sys.stderr, flush=True)
-    """
     rng = np.random.default_rng(0)
     n_recorded = 0
     for _ in range(5):
-        process = run_python(writer, store)
-        process.stderr.readline()
-        process.stderr.readline()
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=rng.uniform(0, 0.3))
+        heard, said = FORKS.Pipe(duplex=False)
+        process = start_fork(write_many, store, said)
+        heard.recv()
+        heard.recv()
+        process.join(rng.uniform(0, 0.3))
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         data = mx.open_store(store)
         recorded = data["seed"].values[data["recorded"].values[0, :, 0]]
         assert len(recorded) >= n_recorded + 2
@@ -369,19 +369,18 @@ def test_two_names_of_one_store_have_one_lock(stimuli, tmp_path):
     assert np.isfinite(save["r2"].sel(pooling="mean")).all()
 
 
+def hold(store, there):
+    with locked(store):
+        there.send("held")
+        there.recv()
+
+
 def test_a_stopped_process_that_is_waited_for_is_named(store, monkeypatch, caplog):
     monkeypatch.setattr("mlem_xr.store.locks._PATIENCE", 0.1)
-    code = """
-        import sys
-        from pathlib import Path
-        from mlem_xr.store.locks import locked
-        with locked(Path(sys.argv[1])):
-            print("held", file=sys.stderr, flush=True)
-            sys.stdin.readline()
-    """
-    process = run_python(code, store)
-    assert process.stderr.readline().strip() == "held"
-    process.send_signal(signal.SIGSTOP)
+    here, there = FORKS.Pipe()
+    process = start_fork(hold, store, there)
+    assert here.recv() == "held"
+    os.kill(process.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as thread:
         writing = thread.submit(write, store, layers(0))
         linux = Path("/proc/locks").exists()
@@ -390,10 +389,11 @@ def test_a_stopped_process_that_is_waited_for_is_named(store, monkeypatch, caplo
             until(lambda: f"waiting for {holder}, which holds {store}.lock" in caplog.text)
             assert not writing.done()
         finally:
-            process.send_signal(signal.SIGCONT)
-            process.communicate("\n")
+            os.kill(process.pid, signal.SIGCONT)
+            here.send("enough")
+            process.join()
         writing.result()
-    assert process.returncode == 0
+    assert process.exitcode == 0
     assert mx.open_store(store)["recorded"].all()
 
 

@@ -13,6 +13,8 @@ from helpers import forty_sentences, layers, save, write
 from mlem_xr.cli import app
 from mlem_xr.schema import InputError
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 LABELS = ["model", "seed", "step", "pooling", "layer"]
 
 

@@ -25,6 +25,8 @@ from mlem_xr.kernels.explain import explain_units
 from mlem_xr.running.executor import n_workers, run_tasks
 from mlem_xr.schema import InputError, WorkerError
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 MIB = 2**20
 DIED = "a worker process died; what it had in hand is computed again"
 
@@ -90,7 +92,8 @@ def environment():
 
 def test_local_client_starts_processes_of_one_thread():
     before = dask.config.get("distributed.worker.memory.monitor-interval")
-    with mx.local_client(2, memory_limit="1GiB") as client:
+    spawned = dask.config.set({"distributed.worker.multiprocessing-method": "spawn"})
+    with spawned, mx.local_client(2, memory_limit="1GiB") as client:
         assert list(client.nthreads().values()) == [1, 1]
         processes = set(client.run(os.getpid).values())
         assert len(processes) == 2 and os.getpid() not in processes
