@@ -355,6 +355,7 @@ def check_dimensions(argument: str, variable: xr.DataArray) -> None:
 
     Sentences may be there twice, as in a bootstrap.
     """
+    indexes = variable.indexes
     for dim, size in variable.sizes.items():
         if math.isnan(size):
             raise InputError(
@@ -363,9 +364,8 @@ def check_dimensions(argument: str, variable: xr.DataArray) -> None:
             )
         if size == 0:
             raise InputError(f"{argument}: an empty selection, with no {dim}; expected some")
-        labels = pd.Index(variable[dim].values)
-        if dim != "sentence" and labels.has_duplicates:
-            twice = shown(labels[labels.duplicated()][0])
+        if dim != "sentence" and dim in indexes and indexes[dim].has_duplicates:
+            twice = shown(indexes[dim][indexes[dim].duplicated()][0])
             raise InputError(f"{argument}: {dim} {twice} is there twice; expected distinct labels")
 
 

@@ -229,6 +229,8 @@ def _all_dimensions(result: xr.Dataset) -> xr.Dataset:
             missing = [dim for dim in dims if dim not in result[name].dims]
             whole = result[name].expand_dims(missing).transpose(*dims)
             result = result.assign_coords({name: whole})
+    if all(variable.dims[: len(REPRESENTATION)] == REPRESENTATION for variable in result.values()):
+        return result
     return result.map(lambda variable: variable.transpose(*REPRESENTATION, ...), keep_attrs=True)
 
 
@@ -379,8 +381,10 @@ def compute_and_write(shared: tuple[xr.Dataset, Destination], task: Task) -> Non
 
 def _open_or_create(path: Address, result: xr.Dataset, n_layers_of_store: int) -> zarr.Group:
     """Make the arrays of a result; `computed_from` comes last and says that all are there."""
-    root = open_zarr(path, "r+")
-    group = root.require_group(folder_of(result.attrs))
+    folder = folder_of(result.attrs)
+    open_zarr(path, "r+").require_group(folder)
+    # Opened where it lies: for every array zarr looks for all groups above it.
+    group = open_zarr(path / folder, "r+")
     if "computed_from" in group:
         return group
     about = {key: result.attrs[key] for key in KEPT if key in result.attrs}
