@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from figures import parts
+import test_plot_units
+from figures import importances, parts
 from mlem_xr import plot
-from mlem_xr.plot import grid, saving
+from mlem_xr.plot import grid, saving, style
 from mlem_xr.plot.style import POINTS_SIZE
 from mlem_xr.schema import InputError
 
@@ -89,6 +90,39 @@ def test_every_figure_is_saved_in_every_format(tmp_path, extension):
         assert data.startswith(MAGIC[extension]), name
         assert len(data) > 3000, name
     assert len(list(tmp_path.iterdir())) == len(some) > 3
+
+
+def with_more_elements() -> None:
+    """Draw seeds, a second axis, lines through boxes, and how many units are significant."""
+    seeds = importances(model=1, step=1, pooling=1).squeeze(drop=True)
+    plot.feature_importance(seeds)
+    plot.feature_importance(seeds.sel(layer=2))
+    plot.feature_importance(seeds, decoding=seeds.rename(importance="auc"))
+    units = test_plot_units.scan()
+    whole = units.importance.max("unit").to_dataset()
+    p_values = test_plot_units.p_values_of_units()
+    options = {"features": test_plot_units.FEATURES, "top_units": whole.expand_dims(k=[1, 8])}
+    plot.unit_distribution(units, multivariate=whole, significant=p_values, **options)
+
+
+def test_what_a_figure_says_of_its_elements_is_said_of_some(monkeypatch):
+    """Options of elements with another name would be lost without a word."""
+    said, there = set(), set()
+
+    def note(figure, *arguments, **options):
+        there.update(figure.traverse(lambda one: f"{type(one).__name__}.{one.group}"))
+        for backend in ("bokeh", "matplotlib", "both"):
+            said.update(name for name in options.get(backend, {}) if "." in name)
+        return style.styled(figure, *arguments, **options)
+
+    modules = [module for name, module in sys.modules.items() if name.startswith("mlem_xr.plot.")]
+    for module in modules:
+        if module is not style and hasattr(module, "styled"):
+            monkeypatch.setattr(module, "styled", note)
+    figures.__wrapped__()
+    with_more_elements()
+    assert len(said) > 10
+    assert said <= there
 
 
 def test_a_page_needs_nothing_from_the_network(tmp_path):
@@ -178,6 +212,8 @@ def test_panels_lie_in_the_rows_of_the_first_slider():
     assert shape(plot.feature_importance(profile(5, 2))) == [5] * 2
     assert shape(plot.feature_importance(profile(3))) == [3]
     assert shape(plot.feature_importance(profile(4))) == [2, 2]
+    # One figure beside nothing is as it is alone.
+    assert shape(hv.Layout([plot.feature_importance(profile(4))])) == [2, 2]
     assert shape(plot.feature_importance(profile(12))) == [4] * 3
 
 

@@ -98,7 +98,7 @@ def test_truncation_in_the_file_does_not_matter(tmp_path):
     tokenizer.save(str(folder / "tokenizer.json"))
     found = load_tokenizer(str(folder), {}, networks.SENTENCES, False)
     model = transformers.AutoModel.from_pretrained(folder)
-    options = {"add_special_tokens": True, "source": "net"}
+    options = {"add_special_tokens": True, "source": "net", "rows": range(20)}
     tokens = encode(found, model, networks.SENTENCES, **options)
     assert len(tokens.inputs["input_ids"][7]) > 20
 
@@ -112,7 +112,7 @@ def test_token_types_go_to_networks_that_have_a_table_of_them(tmp_path, recorded
     tokenizer = networks.word_pieces()
     for folder, named in ((bare, False), (networks.save_bert(tmp_path / "bert"), True)):
         model = transformers.AutoModel.from_pretrained(folder)
-        options = {"add_special_tokens": True, "source": "net"}
+        options = {"add_special_tokens": True, "source": "net", "rows": range(20)}
         tokens = encode(tokenizer, model, networks.SENTENCES, **options)
         assert ("token_type_ids" in tokens.inputs) == named
 

@@ -66,13 +66,14 @@ def encode(
     *,
     add_special_tokens: bool,
     source: str,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int],
     truncate: bool = False,
     characters: bool = False,
 ) -> Tokens:
     """Encode sentences for a network, and check that they can be what it was trained with.
 
-    Sentences that are too long are cut if `truncate` says so.
+    Sentences that are too long are cut if `truncate` says so. `rows` has the number of each
+    sentence, for errors.
 
     Raises `InputError` if a sentence has no tokens or too many, a token has no embedding, or most
     are unknown; warns of unknown words, and of different sentences with the same tokens.
@@ -88,8 +89,7 @@ def encode(
     options |= {"return_offsets_mapping": characters, "verbose": False}
     encoded = tokenizer(sentences, **options, **length)
     ids = encoded["input_ids"]
-    numbers = range(1, len(ids) + 1) if rows is None else rows
-    _check_lengths(ids, sentences, most, source, numbers)
+    _check_lengths(ids, sentences, most, source, rows)
     largest = max(map(max, ids))
     n_embeddings = _n_embeddings(model)
     if n_embeddings is not None and largest >= n_embeddings:
