@@ -245,3 +245,15 @@ def test_a_hierarchy_of_two_gives_marker_and_hue():
     assert len(looks) == len(set(looks.values())) == 5
     assert len({(number, marker) for (number, _), (marker, _) in looks.items()}) == 2
     assert len({(group, color) for (_, group), (_, color) in looks.items()}) == 3
+
+
+def test_points_of_a_legend_are_little_larger_and_have_no_words_to_hover_over():
+    figure = plot.mds(three_levels(), hierarchy=["number", "group"])
+    page = hv.render(figure, backend="bokeh")
+    hovered = {one.id for tool in page.select(HoverTool) for one in tool.renderers}
+    sizes = {True: set(), False: set()}
+    for one in page.select(GlyphRenderer):
+        sizes["text" in one.data_source.data].add(one.glyph.size)
+        assert (one.id in hovered) == ("text" in one.data_source.data)
+    [sentence], [legend] = sizes[True], sizes[False]
+    assert sentence <= legend < 2 * sentence

@@ -390,7 +390,7 @@ def test_half_precision_is_computed_and_stored_in_single_precision(tmp_path, rec
     first = found["activation"].sel(pooling="first-token").values
     assert (torch.tensor(first).to(getattr(torch, dtype)).float().numpy() == first).all()
     assert json.loads(found["provenance"].item())["dtype"] == dtype
-    with pytest.raises(InputError, match=f"with other options .*dtype {dtype}"):
+    with pytest.raises(InputError, match=f"with other options .*tokenizer its own, dtype {dtype}"):
         record(networks.stimuli(), folder)
 
 
