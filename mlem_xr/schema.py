@@ -364,8 +364,9 @@ def check_dimensions(argument: str, variable: xr.DataArray) -> None:
             )
         if size == 0:
             raise InputError(f"{argument}: an empty selection, with no {dim}; expected some")
-        if dim != "sentence" and dim in indexes and indexes[dim].has_duplicates:
-            twice = shown(indexes[dim][indexes[dim].duplicated()][0])
+        labels = indexes[dim] if dim in indexes else pd.Index(variable[dim].values)
+        if dim != "sentence" and labels.has_duplicates:
+            twice = shown(labels[labels.duplicated()][0])
             raise InputError(f"{argument}: {dim} {twice} is there twice; expected distinct labels")
 
 
