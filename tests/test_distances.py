@@ -113,3 +113,9 @@ def test_a_function_is_not_saved_under_its_name(stimuli, tmp_path):
 def test_what_takes_no_two_sentences_is_refused_at_once(few, function):
     with pytest.raises(InputError, match="^distance: (found <|unknown value)"):
         mx.distances(few, distance=function)
+
+
+def test_arrays_are_called_what_they_hold(stimuli, activations):
+    assert mx.distances(activations).name == "distance"
+    assert mx.feature_distances(stimuli).name == "feature_distance"
+    assert mx.feature_correlation(stimuli).name == "feature_correlation"
