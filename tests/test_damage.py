@@ -1,5 +1,6 @@
 """Damage is noticed: whatever is lost or changed in a store is named, and never read as a value."""
 
+import itertools
 import shutil
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from zarr.storage import LocalStore
 import mlem_xr as mx
 from helpers import forty_sentences, layers, save, write
 from mlem_xr.schema import InputError
-from mlem_xr.store import tasks
+from mlem_xr.store import grid, tasks
 from mlem_xr.store.activations import OLDER, missing_checkpoints
 
 CHECKPOINTS = [("toy", 0), ("toy", 1), ("small", 0)]
@@ -255,6 +256,24 @@ def test_a_damaged_chunk_that_is_written_whole_is_not_read(store):
     flip(sorted((results_of(store) / "importance" / "c" / "0" / "1").rglob("0"))[-1])
     save(mx.univariate_importance(mx.open_store(store)), refresh=["importance"])
     xr.testing.assert_identical(numbers(store)[1], expected)
+
+
+def test_a_checkpoint_that_another_process_is_writing_is_looked_at_again(store, monkeypatch):
+    """Its marks are written one after another."""
+    read, times = grid.read_grid, itertools.count()
+
+    def read_between(*arguments, **options):
+        found = read(*arguments, **options)
+        if "fingerprint" in found and next(times) == 0:
+            found["fingerprint"][0, 0, 0] = ""
+        return found
+
+    monkeypatch.setattr("mlem_xr.store.activations.read_grid", read_between)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = mx.open_store(store)
+    assert next(times) > 1
+    assert found["recorded"].sel(model="toy").all()
 
 
 def test_marks_of_a_result_that_were_lost_are_made_again(store):

@@ -112,6 +112,17 @@ def test_what_can_hardly_be_told_is_warned_of() -> None:
     assert "minority of the levels of another feature:\n  a: 0 of 4 levels of both\n" in text
 
 
+def test_a_feature_is_nested_in_the_one_within_whose_levels_it_varies_least() -> None:
+    i = np.arange(24)
+    table = pd.DataFrame({"sentence": [f"s {k}" for k in i], "four": i % 4, "six": i // 4})
+    table["nested"] = np.where((i < 4) & (i % 2 == 1), "x", "y")
+    table = table.astype(str)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        text = description_text(describe_stimuli(read_stimuli(table)))
+    assert text.endswith("nested: 1 of 6 levels of six")
+
+
 def test_correlations_are_warned_of() -> None:
     with pytest.warns(
         UserWarning, match=r"correlate above 0.5: class and gender \(0\.\d\d\)"

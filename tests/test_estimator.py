@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -116,3 +117,11 @@ def test_the_conventions_of_scikit_learn_hold(name, check):
     if name in NOT_HERE:
         pytest.skip(NOT_HERE[name])
     check(mx.MLEM())
+
+
+def test_what_is_not_fitted_says_so():
+    table, units = data_of()
+    with pytest.raises(NotFittedError):
+        mx.MLEM().predict_pairs(table)
+    with pytest.raises(NotFittedError):
+        mx.MLEM().score(table, units)
