@@ -341,13 +341,14 @@ def test_rounding_is_not_signal(stimuli, kind, distance):
     values = ROUNDED[kind](row, rng.normal(size=(40, 1))).astype(np.float32)
     dims = ("layer", "sentence", "unit")
     other = rng.normal(size=values.shape).astype(np.float32)
-    data = xr.Dataset({"activation": (dims, np.stack([values, other]))}, {"layer": [1, 2]})
+    layers = {"layer": [1, 2, 3]}
+    data = xr.Dataset({"activation": (dims, np.stack([values, other, values]))}, layers)
     data = data.assign_coords(stimuli.coords).assign_attrs(stimuli.attrs)
-    message = r"all sentences have the same activations, .* nothing to explain in layer=1 \("
+    message = r"same activations, .* nothing to explain in layer=1; layer=3 \(the first"
     with pytest.warns(UserWarning, match=message):
         result = mx.multivariate_importance(data, distance=distance)
     scan = mx.univariate_importance(data)
-    for found in (result.sel(layer=1), scan.sel(layer=1)):
+    for found in (result.sel(layer=[1, 3]), scan.sel(layer=[1, 3])):
         assert np.isnan(found["r2"]).all()
         assert (found["importance"] == 0).all()
         assert (found["p_value"] == 1).all()
