@@ -1,5 +1,6 @@
 """Level sums against sums over pairs, which they never visit."""
 
+import warnings
 from itertools import count
 from types import SimpleNamespace
 from unittest import mock
@@ -265,6 +266,16 @@ def test_units_do_not_depend_on_their_neighbors():
     alone = outputs_of(explain.explain_units, activation[:, 100:101], codes)
     for name, value in alone.items():
         np.testing.assert_allclose(value[0], together[name][100], rtol=1e-12, err_msg=name)
+
+
+def test_three_items_have_an_error_and_no_warning(activations):
+    noun = np.arange(40) % 3
+    data = activations.assign_coords(number=("sentence", noun % 2), noun=("sentence", noun))
+    options = {"folds": "sentences", "items": {"number": "noun"}, "features": ["number"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = mx.univariate_importance(data, **options)
+    assert result["std_error"].notnull().any()
 
 
 def test_too_few_items_have_no_error_and_are_named(activations):
