@@ -355,7 +355,6 @@ def check_dimensions(argument: str, variable: xr.DataArray) -> None:
 
     Sentences may be there twice, as in a bootstrap.
     """
-    indexes = variable.indexes
     for dim, size in variable.sizes.items():
         if math.isnan(size):
             raise InputError(
@@ -364,7 +363,7 @@ def check_dimensions(argument: str, variable: xr.DataArray) -> None:
             )
         if size == 0:
             raise InputError(f"{argument}: an empty selection, with no {dim}; expected some")
-        labels = indexes[dim] if dim in indexes else pd.Index(variable[dim].values)
+        labels = pd.Index(variable[dim].values)
         if dim != "sentence" and labels.has_duplicates:
             twice = shown(labels[labels.duplicated()][0])
             raise InputError(f"{argument}: {dim} {twice} is there twice; expected distinct labels")

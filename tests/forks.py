@@ -26,7 +26,8 @@ def _call(environment: dict[str, str], function: Callable, arguments: tuple) -> 
 
 
 def start_fork(function: Callable, *arguments: object) -> BaseProcess:
-    """Start a process that calls a function, in the environment of this one."""
-    process = FORKS.Process(target=_call, args=(dict(os.environ), function, arguments))
+    """Start a process that calls a function, in the environment of this one, and ends with it."""
+    arguments = (dict(os.environ), function, arguments)
+    process = FORKS.Process(target=_call, args=arguments, daemon=True)
     process.start()
     return process

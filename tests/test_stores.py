@@ -240,7 +240,7 @@ def run_python(code, *arguments, limit=None, bound=False):
         env=os.environ | {"PYTHONPATH": path},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=prepare if limit or bound else None,
+        preexec_fn=prepare,
     )
 
 
@@ -258,6 +258,8 @@ def test_a_killed_process_loses_only_the_checkpoint_in_hand(store):
     for _ in range(5):
         heard, said = FORKS.Pipe(duplex=False)
         process = start_fork(write_many, store, said)
+        # Else a process that fails would be waited for without an end.
+        said.close()
         heard.recv()
         heard.recv()
         process.join(rng.uniform(0, 0.3))
@@ -379,6 +381,7 @@ def test_a_stopped_process_that_is_waited_for_is_named(store, monkeypatch, caplo
     monkeypatch.setattr("mlem_xr.store.locks._PATIENCE", 0.1)
     here, there = FORKS.Pipe()
     process = start_fork(hold, store, there)
+    there.close()
     assert here.recv() == "held"
     os.kill(process.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as thread:

@@ -229,8 +229,6 @@ def _all_dimensions(result: xr.Dataset) -> xr.Dataset:
             missing = [dim for dim in dims if dim not in result[name].dims]
             whole = result[name].expand_dims(missing).transpose(*dims)
             result = result.assign_coords({name: whole})
-    if all(variable.dims[: len(REPRESENTATION)] == REPRESENTATION for variable in result.values()):
-        return result
     return result.map(lambda variable: variable.transpose(*REPRESENTATION, ...), keep_attrs=True)
 
 
