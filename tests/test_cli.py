@@ -99,14 +99,17 @@ def test_the_command_is_installed(tmp_path):
     assert "short_sentence" in run_alone("stimuli").stdout
     found = run_alone("info", "nowhere.zarr", code=2, cwd=tmp_path)
     assert (found.stdout, found.stderr) == ("", "error: store: there is no store at nowhere.zarr\n")
+    asked = {"_MLEM_XR_COMPLETE": "bash_complete", "COMP_WORDS": "mlem-xr sti", "COMP_CWORD": "1"}
+    found = subprocess.run([COMMAND], capture_output=True, text=True, env=os.environ | asked)
+    assert found.stdout == "plain,stimuli\n"
 
 
-def test_shells_complete_commands_options_and_values():
+def test_shells_complete_commands_options_and_values(monkeypatch):
     def completed(*words):
-        asked = {"COMP_WORDS": shlex.join(words), "COMP_CWORD": str(len(words) - 1)}
-        environment = os.environ | asked | {"_MLEM_XR_COMPLETE": "bash_complete"}
-        found = subprocess.run([COMMAND], capture_output=True, text=True, env=environment)
-        return [line.split(",")[1] for line in found.stdout.splitlines()]
+        monkeypatch.setenv("_MLEM_XR_COMPLETE", "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", shlex.join(words))
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        return [line.split(",")[1] for line in run().stdout.splitlines()]
 
     assert "_MLEM_XR_COMPLETE=bash_complete" in run("completion", "bash").stdout
     assert completed("mlem-xr", "mult") == ["multivariate"]
@@ -286,12 +289,14 @@ def test_the_command_line_has_the_defaults_of_the_library(folder):
 
 
 def test_code_of_a_network_runs_only_if_the_command_says_so(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
     save_own_code(tmp_path / "own")
     options = ("sentences.csv", "--model", tmp_path / "own", "--store", tmp_path / "t.zarr")
-    line = run_alone("record", *options, code=2, cwd=folder).stderr
+    line = fails("record", *options, cwd=folder)
     assert "'modeling_own.py', which is not run; expected trust_remote_code=True" in line
-    run_alone("record", *options, "--trust-remote-code", cwd=folder)
+    run("record", *options, "--trust-remote-code", cwd=folder)
     provenance = json.loads(mx.open_store(tmp_path / "t.zarr")["provenance"].item())
     assert provenance["trust_remote_code"] is True
 

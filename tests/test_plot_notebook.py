@@ -34,7 +34,6 @@ from mlem_xr.running.progress import progress_bar
 with progress_bar("scan", 5, unit="units") as bar:
     bar.update(5)
 """
-WITHOUT_WIDGETS = "import sys; sys.modules['ipywidgets'] = None"
 
 
 def run(*cells):
@@ -43,32 +42,58 @@ def run(*cells):
     return [cell.outputs for cell in notebook.cells]
 
 
-def test_a_figure_is_the_last_line_of_a_cell_and_nothing_else():
-    _, first, second = run(DATA, "mx.plot.feature_importance(result)", ONE_FRAME)
-    shown = [output for output in first if output.output_type == "execute_result"]
-    page = shown[0]["data"]["text/html"]
+@pytest.fixture(scope="module")
+def shown():
+    """Run a notebook, and return what each of its cells shows."""
+    cells = {
+        "say": "from mlem_xr.running.progress import say; say('2 representations computed')",
+        "bar": BAR,
+        "import": DATA,
+        "draw": "figure = mx.plot.feature_importance(result.sel(model='mini', step=-1))",
+        "image": "mx.plot.image(figure, width='column', dpi=96)",
+        "first figure": "mx.plot.feature_importance(result)",
+        "second figure": ONE_FRAME,
+    }
+    return dict(zip(cells, run(*cells.values()), strict=True))
+
+
+@pytest.fixture(scope="module")
+def shown_otherwise():
+    """Run a notebook without widgets whose user has loaded another extension."""
+    cells = {
+        "hide": "import sys; sys.modules['ipywidgets'] = None",
+        "bar": BAR,
+        "import": DATA,
+        "load": "import holoviews as hv; hv.extension('matplotlib', logo=False, inline=False)",
+        "figure": ONE_FRAME,
+    }
+    return dict(zip(cells, run(*cells.values()), strict=True))
+
+
+def test_a_figure_is_the_last_line_of_a_cell_and_nothing_else(shown):
+    first, second = shown["first figure"], shown["second figure"]
+    [result] = [output for output in first if output.output_type == "execute_result"]
+    page = result["data"]["text/html"]
     for name in ("model", "step", "pooling"):
         assert f'"{name}"' in page
     assert page.index("Figure") < page.index("Select")
     scripts = [o["data"].get("application/javascript", "") for o in first if "data" in o]
     assert max(map(len, scripts)) > 500_000, "bokeh itself is in the notebook, not on a network"
-    [shown] = [output for output in second if output.output_type == "execute_result"]
-    assert "Figure" in shown["data"]["text/html"]
+    [result] = [output for output in second if output.output_type == "execute_result"]
+    assert "Figure" in result["data"]["text/html"]
     # Scripts are loaded once.
     assert max(len(str(output)) for output in second) < 500_000
 
 
-def test_an_image_is_what_is_saved_and_brings_no_scripts(tmp_path):
-    draw = "figure = mx.plot.feature_importance(result.sel(model='mini', step=-1))"
-    _, outputs, images = run(DATA, draw, "mx.plot.image(figure, width='column', dpi=96)")
-    assert outputs == []
-    [shown] = images
+def test_an_image_is_what_is_saved_and_brings_no_scripts(shown, tmp_path):
+    assert shown["draw"] == []
+    [image] = shown["image"]
     figure = plot.feature_importance(importances().sel(model="mini", step=-1))
     plot.save(figure, tmp_path / "figure.png", width="column", dpi=96)
-    found = np.asarray(Picture.open(BytesIO(b64decode(shown["data"]["image/png"]))))
+    found = np.asarray(Picture.open(BytesIO(b64decode(image["data"]["image/png"]))))
     np.testing.assert_array_equal(found, np.asarray(Picture.open(tmp_path / "figure.png")))
-    assert "text/html" not in shown["data"]
-    assert shown["metadata"]["image/png"]["width"] == found.shape[1] == 321
+    assert "text/html" not in image["data"]
+    assert image["metadata"]["image/png"]["width"] == found.shape[1] == 321
     finer = plot.image(figure, width="column", dpi=192)._repr_png_()[1]
     assert abs(finer["width"] - 321) <= 1
 
@@ -81,11 +106,9 @@ def test_an_image_is_refused_for_what_is_refused_in_files(wrong):
         plot.image(3)
 
 
-def test_an_extension_that_the_user_has_loaded_stays():
-    mine = "import holoviews as hv; hv.extension('matplotlib', logo=False, inline=False)"
-    _, _, outputs = run(DATA, mine, ONE_FRAME)
-    [shown] = outputs
-    assert "data:image/png" in shown["data"]["text/html"]
+def test_an_extension_that_the_user_has_loaded_stays(shown_otherwise):
+    [figure] = shown_otherwise["figure"]
+    assert "data:image/png" in figure["data"]["text/html"]
 
 
 def test_a_program_that_imports_the_kernel_is_no_notebook(capsys):
@@ -95,18 +118,16 @@ def test_a_program_that_imports_the_kernel_is_no_notebook(capsys):
     assert capsys.readouterr() == ("", "2 representations computed\n")
 
 
-def test_lines_beside_a_bar_are_not_red():
-    [outputs] = run("from mlem_xr.running.progress import say; say('2 representations computed')")
-    assert [(o.name, o.text) for o in outputs] == [("stdout", "2 representations computed\n")]
+def test_lines_beside_a_bar_are_not_red(shown):
+    assert [(o.name, o.text) for o in shown["say"]] == [("stdout", "2 representations computed\n")]
 
 
-@pytest.mark.parametrize("before", ["", WITHOUT_WIDGETS])
-def test_a_progress_bar_warns_of_nothing(before):
-    *_, outputs = run(before, BAR)
-    assert outputs
-    text = " ".join(str(output) for output in outputs)
-    assert "Warning" not in text and "IProgress" not in text
-    assert ("widget" in text) != bool(before)
+def test_a_progress_bar_warns_of_nothing(shown, shown_otherwise):
+    bars = [" ".join(map(str, cells["bar"])) for cells in (shown, shown_otherwise)]
+    assert ["widget" in bar for bar in bars] == [True, False]
+    for bar in bars:
+        assert "scan" in bar
+        assert "Warning" not in bar and "IProgress" not in bar
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
