@@ -61,7 +61,8 @@ def recorded_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(recorded_store: Path, tmp_path: Path) -> Path:
     """Return a copy, to save to: it takes a third of the time of recording."""
-    return shutil.copytree(recorded_store, tmp_path / recorded_store.name)
+    path = tmp_path / recorded_store.name
+    return shutil.copytree(recorded_store, path, copy_function=shutil.copyfile)
 
 
 @pytest.fixture(scope="module")

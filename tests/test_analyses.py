@@ -302,7 +302,7 @@ def test_whatever_is_saved_can_be_opened_and_listed_and_tabled(store):
         computed.append(result.compute())
         assert_same(mx.save_results(result, progress=False), computed[-1])
     for (name, settings, _), result in zip(saved, computed, strict=True):
-        opened = mx.open_results(store, name, **settings)
+        opened = mx.open_results(store, name, **settings).compute()
         assert opened.attrs["settings"] == result.attrs["settings"]
         assert_same(opened, result)
         pd.testing.assert_frame_equal(mx.to_dataframe(opened), mx.to_dataframe(result))

@@ -20,17 +20,17 @@ from mlem_xr.store.activations import OLDER, missing_checkpoints
 CHECKPOINTS = [("toy", 0), ("toy", 1), ("small", 0)]
 
 
-def fill(path, pooling=("first-token", "mean")):
-    for i, (model, seed) in enumerate(CHECKPOINTS):
+def fill(path, pooling=("first-token", "mean"), checkpoints=CHECKPOINTS):
+    for i, (model, seed) in enumerate(checkpoints):
         shape = {"n_layers": 2, "n_units": 4} if model == "small" else {}
         if missing_checkpoints(path, model=[model], seed=[seed], step=[-1]):
             write(path, layers(i, pooling=pooling, **shape), model=model, seed=seed)
 
 
-def make(folder, pooling):
-    """Make three checkpoints, of which the small one lacks a layer, and one result."""
+def make(folder, pooling, checkpoints=CHECKPOINTS):
+    """Make checkpoints, of which the small one lacks a layer, and one result."""
     path = mx.create_store(forty_sentences(), folder / "toy.zarr", pooling=pooling)
-    fill(path, pooling=pooling)
+    fill(path, pooling, checkpoints)
     save(mx.univariate_importance(mx.open_store(path)))
     return path
 
@@ -42,8 +42,8 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made_small(tmp_path_factory):
-    """One pooling, so that fewer files are of one kind."""
-    return make(tmp_path_factory.mktemp("made"), ["mean"])
+    """Fewer checkpoints and one pooling, so that fewer files are of one kind."""
+    return make(tmp_path_factory.mktemp("made"), ["mean"], CHECKPOINTS[1:])
 
 
 @pytest.fixture

@@ -368,7 +368,7 @@ def test_an_interrupted_script_shows_its_own_lines_alone(tmp_path):
             time.sleep(1)
 
         if __name__ == "__main__":
-            with mx.local_client(2):
+            with mx.local_client(1):
                 run_tasks(run, None, range(100), name=str, done=lambda i: None)
         """,
     )
@@ -386,7 +386,7 @@ def test_a_script_without_a_guard_is_told_so_in_a_sentence(tmp_path):
         tmp_path,
         """
         import mlem_xr as mx
-        with mx.local_client(2) as client:
+        with mx.local_client(1) as client:
             print("started")
         """,
     )

@@ -59,12 +59,12 @@ def address_of(part: zarr.Array | zarr.Group) -> Address:
 
 def open_zarr(address: Address, mode: Any) -> zarr.Group:
     """Open the group of a store or of a result."""
+    # The format is said, or three files of an older one would be looked for each time.
+    options: Any = {"mode": mode, "zarr_format": 3, "use_consolidated": False}
     if isinstance(address, Path):
-        return zarr.open_group(address, mode=mode, use_consolidated=False)
+        return zarr.open_group(address, **options)
     store = ZarrObjects(address.bucket, address.root)
-    return zarr.open_group(
-        store, path=address.key, mode=mode, zarr_format=3, use_consolidated=False
-    )
+    return zarr.open_group(store, path=address.key, **options)
 
 
 @contextmanager

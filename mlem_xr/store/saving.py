@@ -378,7 +378,10 @@ def compute_and_write(shared: tuple[xr.Dataset, Destination], task: Task) -> Non
 
 
 def _open_or_create(path: Address, result: xr.Dataset, n_layers_of_store: int) -> zarr.Group:
-    """Make the arrays of a result; `computed_from` comes last and says that all are there."""
+    """Make the arrays of a result; `computed_from` comes last and says that all are there.
+
+    They have the size of the result, and no labels yet: as `extend` leaves them when it is killed.
+    """
     folder = folder_of(result.attrs)
     open_zarr(path, "r+").require_group(folder)
     # Opened where it lies: for every array zarr looks for all groups above it.
@@ -407,7 +410,7 @@ def _open_or_create(path: Address, result: xr.Dataset, n_layers_of_store: int) -
     each(path, create, result.data_vars)
     create_array(
         *(group, "computed_from", REPRESENTATION),
-        shape=[0] * 5,
+        shape=[result.sizes[dim] for dim in REPRESENTATION],
         chunks=[1, 1, 1, 1, n_layers_of_store],
         dtype=str,
         fill_value="",
@@ -423,7 +426,7 @@ def _create_like(
     dims = list(map(str, variable.dims))
     create_array(
         *(group, name, dims),
-        shape=[0 if dim in REPRESENTATION else variable.sizes[dim] for dim in dims],
+        shape=variable.shape,
         chunks=list(chunks),
         dtype=variable.dtype,
         fill_value=FILL.get(variable.dtype.kind, 0),
