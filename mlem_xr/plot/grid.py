@@ -331,7 +331,7 @@ def _legend(
 def _fit(figure: Any, axes: list[Axes], shape: tuple[int, int], *, exact: bool) -> None:
     """Break titles and labels that are too long, thin ticks, and keep all inside the figure."""
     rows, columns = shape
-    figure.draw_without_rendering()
+    _lay_out(figure)
     width, height = figure.bbox.width, figure.bbox.height
     texts: list[tuple[Text, float]] = []
     for axis in axes:
@@ -352,11 +352,16 @@ def _fit(figure: Any, axes: list[Axes], shape: tuple[int, int], *, exact: bool) 
         if label is not None:
             texts.append((label, 0.9 * length))
     if any([_broken(text, 0.97 * length) for text, length in texts]):
-        figure.draw_without_rendering()
+        _lay_out(figure)
     for axis in axes:
         _thin(axis)
     if exact:
         _inside(figure)
+
+
+def _lay_out(figure: Any) -> None:
+    """Give everything its place, as drawing does first."""
+    figure.get_layout_engine().execute(figure)
 
 
 def _start_of_legend(figure: Any, axes: list[Axes]) -> float:
@@ -419,7 +424,7 @@ def _inside(figure: Figure) -> None:
     engine: Any = figure.get_layout_engine()
     left, right = 0.0, 1.0
     for _ in range(4):
-        figure.draw_without_rendering()
+        _lay_out(figure)
         box = figure.get_tightbbox()
         width, height = figure.get_size_inches()
         sideways = (-box.x0 / width, box.x1 / width - 1)
