@@ -344,7 +344,7 @@ def _record(folder: Path, batch_size: int) -> xr.Dataset:
         warnings.simplefilter("ignore", UserWarning)
         stimuli = networks.stimuli(SENTENCES)
         mx.record(stimuli, store, model="net", source=folder, batch_size=batch_size, progress=False)
-    return mx.open_store(store).squeeze(["model", "seed", "step"])
+    return mx.open_store(store).squeeze(["model", "seed", "step"]).load()
 
 
 def _notices_missing_weights(folder: Path, expected: list[list[np.ndarray]]) -> bool:
