@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from click.shell_completion import BashComplete
 
 import mlem_xr as mx
 from helpers import layers, write
@@ -104,17 +104,15 @@ def test_the_command_is_installed(tmp_path):
     assert found.stdout == "plain,stimuli\n"
 
 
-def test_shells_complete_commands_options_and_values(monkeypatch):
+def test_shells_complete_commands_options_and_values():
     def completed(*words):
-        monkeypatch.setenv("_MLEM_XR_COMPLETE", "bash_complete")
-        monkeypatch.setenv("COMP_WORDS", shlex.join(words))
-        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
-        return [line.split(",")[1] for line in run().stdout.splitlines()]
+        shell = BashComplete(app(), {}, "mlem-xr", "_MLEM_XR_COMPLETE")
+        return [item.value for item in shell.get_completions(list(words[:-1]), words[-1])]
 
     assert "_MLEM_XR_COMPLETE=bash_complete" in run("completion", "bash").stdout
-    assert completed("mlem-xr", "mult") == ["multivariate"]
-    assert completed("mlem-xr", "multivariate", "s.zarr", "--zs") == ["--zscore"]
-    assert completed("mlem-xr", "multivariate", "s.zarr", "--distance", "c") == [
+    assert completed("mult") == ["multivariate"]
+    assert completed("multivariate", "s.zarr", "--zs") == ["--zscore"]
+    assert completed("multivariate", "s.zarr", "--distance", "c") == [
         "cityblock",
         "chebyshev",
         "cosine",

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
@@ -19,10 +18,11 @@ import pandas as pd
 import mlem_xr as mx
 from mlem_xr.running.cluster import cluster_client
 table = pd.DataFrame({"sentence": list("abcd"), "odd": [1, 0, 1, 0]})
-try:
-    CALL
-except (ImportError, mx.schema.InputError) as error:
-    print(f"{type(error).__name__}: {error}")
+for call in sys.argv[3:]:
+    try:
+        eval(call)
+    except (ImportError, mx.schema.InputError) as error:
+        print(f"{type(error).__name__}: {error}")
 """
 
 
@@ -34,23 +34,28 @@ PARQUET = ("InputError: path: a .parquet file needs pyarrow:", 'pip install "mle
 
 
 @pytest.mark.parametrize(
-    ("missing", "call", "expected"),
+    ("missing", "calls"),
     [
-        ("holoviews", "mx.plot", PLOT),
-        ("panel", "mx.plot", PLOT),
-        ("dask_jobqueue", "cluster_client('slurm', 1).__enter__()", CLUSTER),
-        ("nltk", "mx.read_stimuli('short_sentence')", GRAMMARS),
-        ("pyarrow,fastparquet", "mx.write_stimuli(mx.read_stimuli(table), sys.argv[2])", PARQUET),
-        ("obstore", "mx.create_store(mx.read_stimuli(table), 's3://bucket/s.zarr')", CLOUD),
-        ("pyarrow,fastparquet", "mx.write_table(table, sys.argv[2])", PARQUET),
+        ("panel", {"mx.plot": PLOT}),
+        (
+            "holoviews,dask_jobqueue,nltk,pyarrow,fastparquet,obstore",
+            {
+                "mx.plot": PLOT,
+                "cluster_client('slurm', 1).__enter__()": CLUSTER,
+                "mx.read_stimuli('short_sentence')": GRAMMARS,
+                "mx.write_stimuli(mx.read_stimuli(table), sys.argv[2])": PARQUET,
+                "mx.create_store(mx.read_stimuli(table), 's3://bucket/s.zarr')": CLOUD,
+                "mx.write_table(table, sys.argv[2])": PARQUET,
+            },
+        ),
     ],
 )
-def test_a_missing_extra_is_named_in_one_line(tmp_path, missing, call, expected):
-    source = textwrap.dedent(BLOCKED).replace("CALL", call)
-    arguments = [sys.executable, "-c", source, missing, str(tmp_path / "t.parquet")]
-    [line] = subprocess.run(
+def test_a_missing_extra_is_named_in_one_line(tmp_path, missing, calls):
+    arguments = [sys.executable, "-c", BLOCKED, missing, str(tmp_path / "t.parquet"), *calls]
+    lines = subprocess.run(
         arguments, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert line.startswith(expected[0])
-    assert line.endswith(expected[1])
+    for line, (start, end) in zip(lines, calls.values(), strict=True):
+        assert line.startswith(start)
+        assert line.endswith(end)
     assert list(tmp_path.iterdir()) == []

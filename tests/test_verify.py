@@ -49,7 +49,7 @@ def made(tmp_path_factory):
     opened = mx.open_store(path)
     # Results of one pooling are enough, and quicker to copy.
     save(mx.univariate_importance(opened.sel(pooling=["mean"])))
-    save(mx.multivariate_importance(opened, distance="manhattan"))
+    save(mx.multivariate_importance(opened.sel(pooling=["mean"]), distance="manhattan"))
     some = opened.sel(layer=[1, 2], pooling=["first-token"])
     save(mx.univariate_importance(mx.concatenate_layers(some)))
     return path
