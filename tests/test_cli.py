@@ -96,7 +96,6 @@ def recorded(tmp_path_factory):
 
 
 def test_the_command_is_installed(tmp_path):
-    assert "short_sentence" in run_alone("stimuli").stdout
     found = run_alone("info", "nowhere.zarr", code=2, cwd=tmp_path)
     assert (found.stdout, found.stderr) == ("", "error: store: there is no store at nowhere.zarr\n")
     asked = {"_MLEM_XR_COMPLETE": "bash_complete", "COMP_WORDS": "mlem-xr sti", "COMP_CWORD": "1"}

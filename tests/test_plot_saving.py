@@ -479,11 +479,6 @@ assert dict(matplotlib.rcParams) == before
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_core_does_not_import_holoviews():
-    program = "import sys, mlem_xr; assert not {'holoviews', 'bokeh', 'panel'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
 def test_a_first_frame_without_values_leaves_the_text_of_print_as_it_is():
     rows = grid.cells_of(plot.feature_importance(profile(3)))
     sizes = []

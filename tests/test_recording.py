@@ -364,16 +364,16 @@ def test_settings_of_transformers_are_left_as_they_were(tmp_path, quietly):
 def test_killed_run_is_continued(tmp_path, quietly, seeds_folder):
     """It kills itself in the middle of its third network."""
     template = seeds_folder / "run-{seed}"
-    options = {"source": template, "seed": range(6), "batch_size": 1}
+    options = {"source": template, "seed": range(4), "batch_size": 1}
     dies_at = 2 * len(networks.SENTENCES) + 4
     process = networks.start_recording(
-        template, tmp_path / "store.zarr", *range(6), dies_at=dies_at
+        template, tmp_path / "store.zarr", *range(4), dies_at=dies_at
     )
     process.join(600)
     assert process.exitcode == -signal.SIGKILL
     assert opened(tmp_path).recorded.values.sum() == 2
     continued = quietly("runs", **options)
-    assert continued.status.tolist() == ["skipped"] * 2 + ["recorded"] * 4
+    assert continued.status.tolist() == ["skipped"] * 2 + ["recorded"] * 2
     quietly("runs", store=tmp_path / "whole.zarr", **options)
     whole = stores.open_store(tmp_path / "whole.zarr")
     found = opened(tmp_path)
@@ -382,7 +382,7 @@ def test_killed_run_is_continued(tmp_path, quietly, seeds_folder):
     assert_close(found.activation, whole.activation)
     own = ["activation", "fingerprint", "provenance"]
     xr.testing.assert_equal(found.drop_vars(own), whole.drop_vars(own))
-    assert len(np.unique(found.fingerprint.values)) == 6
+    assert len(np.unique(found.fingerprint.values)) == 4
 
 
 def test_an_interruption_says_what_is_recorded_and_how_to_go_on(
