@@ -28,7 +28,7 @@ def store(tmp_path_factory):
         }
     )
     path = mx.create_store(mx.read_stimuli(table), tmp_path_factory.mktemp("s") / "s.zarr")
-    activation = layers(0)
+    activation = layers(0, n_layers=2)
     activation[..., 0] += 3 * (table["number"].values == "sg")
     write(path, activation)
     data = mx.open_store(path)

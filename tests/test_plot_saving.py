@@ -288,7 +288,7 @@ def crowded() -> dict:
 
 
 @pytest.mark.parametrize(
-    ("width", "millimeters", "every"), [("column", 85, 1), ("page", 178, 3), (60, 60, 2)]
+    ("width", "millimeters", "every"), [("column", 85, 1), ("page", 178, 3), (60, 60, 3)]
 )
 def test_a_figure_of_a_given_width_has_readable_text_and_nothing_cut(width, millimeters, every):
     for name, figure in list(crowded().items())[::every]:
