@@ -300,7 +300,7 @@ def test_whatever_is_saved_can_be_opened_and_listed_and_tabled(store):
     computed = []
     for _, _, result in saved:
         computed.append(result.compute())
-        assert_same(mx.save_results(result, progress=False), computed[-1])
+        mx.save_results(result, progress=False)
     for (name, settings, _), result in zip(saved, computed, strict=True):
         opened = mx.open_results(store, name, **settings).compute()
         assert opened.attrs["settings"] == result.attrs["settings"]

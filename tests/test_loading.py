@@ -390,13 +390,13 @@ def test_a_name_on_the_hub_and_then_without_it(tmp_path, recorded):
 
         folder, stores = map(Path, sys.argv[1:])
         import hub
-        with hub.hub("me/net", folder, seconds=2) as address:
+        with hub.hub("me/net", folder, seconds=1) as address:
             os.environ["HF_ENDPOINT"] = address
             import networks, mlem_xr as mx
             from mlem_xr.networks import loading
             from mlem_xr.schema import InputError
 
-            loading._SECONDS_FOR_THE_HUB = 1
+            loading._SECONDS_FOR_THE_HUB = 0.5
 
             def record(store, name):
                 try:

@@ -170,10 +170,17 @@ def create_array(
     )
 
 
-def create_labels(group: zarr.Group, dim: str, labels: Iterable[Any], dtype: Any) -> None:
+def create_labels(
+    group: zarr.Group,
+    dim: str,
+    labels: Iterable[Any],
+    dtype: Any,
+    attributes: Mapping[Any, Any] | None = None,
+) -> None:
     """Create the array of labels of a dimension, in the place of one that is there."""
     values = list(labels)
     fill = "" if dtype is str else _NO_LABEL
+    usual = {"long_name": DIMENSIONS[dim]} if dim in DIMENSIONS else {}
     array = create_array(
         group,
         dim,
@@ -182,7 +189,7 @@ def create_labels(group: zarr.Group, dim: str, labels: Iterable[Any], dtype: Any
         chunks=[4096],
         dtype=dtype,
         fill_value=fill,
-        attributes={"long_name": DIMENSIONS[dim]} if dim in DIMENSIONS else {},
+        attributes=usual | dict(attributes or {}),
         overwrite=True,
     )
     if values:

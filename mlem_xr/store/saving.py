@@ -394,8 +394,8 @@ def _open_or_create(path: Address, result: xr.Dataset, n_layers_of_store: int) -
     for dim in map(str, result.dims):
         labels = result[dim].values.tolist()
         kind = str if isinstance(labels[0], str) else result[dim].dtype
-        create_labels(group, dim, [] if dim in REPRESENTATION else labels, kind)
-        group[dim].attrs.update(result[dim].attrs)
+        known = [] if dim in REPRESENTATION else labels
+        create_labels(group, dim, known, kind, result[dim].attrs)
     for label in UNIT_LABELS.keys() & set(result.coords):
         _create_like(group, label, result[label], chunks=result[label].shape)
         array_of(group, label)[:] = result[label].values
