@@ -36,38 +36,42 @@ with progress_bar("scan", 5, unit="units") as bar:
 """
 
 
-def run(*cells):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+def run(cells):
+    """Run a notebook of named cells; return what each shows."""
+    code = [nbformat.v4.new_code_cell(source) for source in cells.values()]
+    notebook = nbformat.v4.new_notebook(cells=code)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    return [cell.outputs for cell in notebook.cells]
+    return {name: cell.outputs for name, cell in zip(cells, notebook.cells, strict=True)}
 
 
 @pytest.fixture(scope="module")
 def shown():
-    """Run a notebook, and return what each of its cells shows."""
-    cells = {
-        "say": "from mlem_xr.running.progress import say; say('2 representations computed')",
-        "bar": BAR,
-        "import": DATA,
-        "draw": "figure = mx.plot.feature_importance(result.sel(model='mini', step=-1))",
-        "image": "mx.plot.image(figure, width='column', dpi=96)",
-        "first figure": "mx.plot.feature_importance(result)",
-        "second figure": ONE_FRAME,
-    }
-    return dict(zip(cells, run(*cells.values()), strict=True))
+    return run(
+        {
+            "say": "from mlem_xr.running.progress import say; say('2 representations computed')",
+            "bar": BAR,
+            "import": DATA,
+            "draw": "figure = mx.plot.feature_importance(result.sel(model='mini', step=-1))",
+            # Before any figure has brought its scripts.
+            "image": "mx.plot.image(figure, width='column', dpi=96)",
+            "first figure": "mx.plot.feature_importance(result)",
+            "second figure": ONE_FRAME,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
 def shown_otherwise():
-    """Run a notebook without widgets whose user has loaded another extension."""
-    cells = {
-        "hide": "import sys; sys.modules['ipywidgets'] = None",
-        "bar": BAR,
-        "import": DATA,
-        "load": "import holoviews as hv; hv.extension('matplotlib', logo=False, inline=False)",
-        "figure": ONE_FRAME,
-    }
-    return dict(zip(cells, run(*cells.values()), strict=True))
+    """Without widgets, and with another extension that the user has loaded."""
+    return run(
+        {
+            "hide": "import sys; sys.modules['ipywidgets'] = None",
+            "bar": BAR,
+            "import": DATA,
+            "load": "import holoviews as hv; hv.extension('matplotlib', logo=False, inline=False)",
+            "figure": ONE_FRAME,
+        }
+    )
 
 
 def test_a_figure_is_the_last_line_of_a_cell_and_nothing_else(shown):
