@@ -1,6 +1,7 @@
 import itertools
 import os
 import signal
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +9,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.storage import LocalStore
 
 import mlem_xr as mx
 from forks import start_fork
@@ -50,6 +52,37 @@ def test_what_is_current_is_not_computed(store, monkeypatch):
     assert save(result, store) == {"skipped": 16, "not recorded": 6}
     with pytest.raises(AssertionError, match="computed again"):
         save(result, store, refresh=["importance"])
+
+
+def test_a_store_is_asked_for_little(stimuli, tmp_path, monkeypatch):
+    """In an object store each request takes some 30 ms."""
+    asked = {"get": Counter(), "set": Counter()}
+
+    def counted(name, method):
+        def call(self, key, *args, **kwargs):
+            asked[name][f"{self.root}/{key}"] += 1
+            return method(self, key, *args, **kwargs)
+
+        return call
+
+    for name in asked:
+        monkeypatch.setattr(LocalStore, name, counted(name, getattr(LocalStore, name)))
+    store = mx.create_store(stimuli, tmp_path / "toy.zarr", pooling=["mean", "last-token"])
+    write(store, layers(0))
+    # Each is described when it is made, and again: arrays as they grow, the store as it has more.
+    assert max(n for file, n in asked["set"].items() if file.endswith("zarr.json")) == 3
+    asked["get"].clear()
+    result = mx.multivariate_importance(mx.open_store(store))
+    # Marks stand in more than one array, and are looked at before and after the labels.
+    assert max(asked["get"].values()) == 2
+    n_arrays = len(list(store.glob("*/zarr.json")))
+    assert asked["get"].total() < 2.5 * n_arrays
+    asked["set"].clear()
+    asked["get"].clear()
+    save(result)
+    assert max(n for file, n in asked["set"].items() if file.endswith("zarr.json")) == 2
+    # Older formats have other names for it.
+    assert not [file for file in asked["get"] if file.rsplit("/", 1)[-1].startswith(".z")]
 
 
 def test_only_missing_representations_are_computed(store):

@@ -193,7 +193,7 @@ def write_checkpoint(
             _create_variables(group, values.shape[-1])
         if group.attrs["conventions"] == OLDER:
             _upgrade(group)
-        at = extend(group, labels, _least_labels(group))
+        at = positions(extend(group, labels, _least_labels(group)), labels)
         group = _open_group(path, "r+")
         where = (at["model"][0], at["seed"][0], at["step"][0])
         claim = _clear(path, group, where)
@@ -291,7 +291,8 @@ def locate(
     `provenance` another text each time that they are recorded.
     """
     group = _open_group(_existing(store), "r")
-    at = positions(group, {dim: labels[dim] for dim in CHECKPOINT})
+    known = {dim: read_labels(group, dim) for dim in CHECKPOINT}
+    at = positions(known, {dim: labels[dim] for dim in CHECKPOINT})
     return [array_of(group, name) for name in names], at
 
 
@@ -388,7 +389,7 @@ def open_store(store: str | Path) -> xr.Dataset:
             "expected to be recorded again"
         )
     activation = as_dask(chunks)
-    data["activation"] = (ACTIVATION, activation, dict(array_of(group, "activation").attrs))
+    data["activation"] = (ACTIVATION, activation, dict(chunks.array.attrs))
     data = decode_features(data, path).set_coords(["text", "fingerprint", "provenance"])
     data = sort_labels(data[["activation", "recorded", "n_units"]], ("seed", "step", "layer"))
     data.attrs.pop("variables", None)
@@ -431,7 +432,8 @@ def missing_marks(
     group: zarr.Group, data: xr.Dataset, checkpoint: Mapping[str, Any]
 ) -> list[Address]:
     """Name the files with marks of a recorded checkpoint that are not there."""
-    at = positions(group, {dim: [label] for dim, label in checkpoint.items()})
+    known = {dim: read_labels(group, dim) for dim in checkpoint}
+    at = positions(known, {dim: [label] for dim, label in checkpoint.items()})
     index = {dim: np.array(at.get(dim, range(data.sizes[dim]))) for dim in REPRESENTATION}
     arrays = [array_of(group, name) for name in names_of_marks(group) if name in _MARKS]
     return [
@@ -486,7 +488,8 @@ def _read(group: zarr.Group, *, names: Iterable[str]) -> tuple[xr.Dataset, list[
 
 def _least_labels(group: zarr.Group) -> dict[str, int]:
     n_units = array_of(group, "n_units")
-    return last_marked(n_units) | {"unit": int(values_of(n_units).max(initial=0))}
+    values = values_of(n_units)
+    return last_marked(dims_of(n_units), values) | {"unit": int(values.max(initial=0))}
 
 
 def _chunks(group: zarr.Group, data: xr.Dataset) -> Chunks:
@@ -547,7 +550,7 @@ def _upgrade(group: zarr.Group) -> None:
             with reading(activation.store_path):
                 present = ~np.isnan(activation[where]).all(axis=0)
             n_units[where] = int(present.sum())
-    group.attrs.update({"variables": list(_VARIABLES), "conventions": FORMAT})
+    group.update_attributes({"variables": list(_VARIABLES), "conventions": FORMAT})
 
 
 def _clear(path: Address, group: zarr.Group, where: tuple[int, int, int]) -> str:

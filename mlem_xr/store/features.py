@@ -33,20 +33,20 @@ def write_features(group: zarr.Group, stimuli: xr.Dataset) -> None:
     for name in [*columns, *items]:
         values = column_values(stimuli, name)
         if is_measured(stimuli[name]):
-            array = create(group, name, dtype=np.float64, fill_value=np.nan)
-            array.attrs.update(stimuli[name].attrs)
+            attributes = stimuli[name].attrs
+            array = create(group, name, dtype=np.float64, fill_value=np.nan, attributes=attributes)
             array[:] = values
             continue
         codes, levels = to_codes(values)
-        array = create(group, name, dtype=np.int32, fill_value=-1)
         coding = json.dumps({"levels": levels, "dtype": str(values.dtype)})
-        array.attrs.update({**stimuli[name].attrs, "coding": coding})
+        attributes = {**stimuli[name].attrs, "coding": coding}
+        array = create(group, name, dtype=np.int32, fill_value=-1, attributes=attributes)
         array[:] = codes
     about = {name: stimuli.attrs[name] for name in OF_STIMULI} | {"features": features}
     of_features = {name: columns_of_feature(stimuli, name) for name in features}
     vectors = {name: own for name, own in of_features.items() if own != [name]}
     others = {"items": items, "vectors": vectors}
-    group.attrs.update(about | {name: value for name, value in others.items() if value})
+    group.update_attributes(about | {name: value for name, value in others.items() if value})
 
 
 def names_of_stimuli(group: zarr.Group) -> list[str]:

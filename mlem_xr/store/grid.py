@@ -201,14 +201,14 @@ def read_labels(group: zarr.Group, dim: str) -> list[Any]:
     return _labels(array_of(group, dim)).tolist()
 
 
-def last_marked(marks: zarr.Array) -> dict[str, int]:
+def last_marked(dims: Iterable[str], marks: np.ndarray) -> dict[str, int]:
     """Say how many labels a grid has at least along the dimensions of its marks.
 
     The marks are empty, or zero, where nothing was written. Read them before the labels: whatever
     has a mark by then has its labels.
     """
-    last = np.argwhere(values_of(marks).astype(bool)).max(axis=0, initial=-1)
-    return {dim: position + 1 for dim, position in zip(dims_of(marks), last.tolist(), strict=True)}
+    last = np.argwhere(marks.astype(bool)).max(axis=0, initial=-1)
+    return {dim: position + 1 for dim, position in zip(dims, last.tolist(), strict=True)}
 
 
 def check_labels(group: zarr.Group, found: Mapping[Any, int], least: Mapping[str, int]) -> None:
@@ -226,12 +226,14 @@ def check_labels(group: zarr.Group, found: Mapping[Any, int], least: Mapping[str
 
 def extend(
     group: zarr.Group, labels: Mapping[str, Iterable[Any]], least: Mapping[str, int]
-) -> dict[str, list[int]]:
-    """Append the labels that a grid does not know, and say where each label stands.
+) -> dict[str, list[Any]]:
+    """Append the labels that a grid does not know, and return all that it then has.
 
     `least` is as in `check_labels`. The caller holds the lock of the store.
     """
-    known = {dim: read_labels(group, dim) for dim in labels}
+    arrays = arrays_of(group)
+    arrays |= {dim: array_of(group, dim) for dim in labels if dim not in arrays}
+    known = {dim: _labels(arrays[dim]).tolist() for dim in labels}
     check_labels(group, {dim: len(values) for dim, values in known.items()}, least)
     full = {
         dim: known[dim] + [v for v in dict.fromkeys(values) if v not in known[dim]]
@@ -248,24 +250,20 @@ def extend(
             if tuple(shape) != array.shape:
                 array.resize(tuple(shape))
 
-    each(address_of(group), extend_array, arrays_of(group).values())
+    each(address_of(group), extend_array, arrays.values())
     for dim, values in full.items():
         if len(values) > len(known[dim]):
-            array = array_of(group, dim)
+            array = arrays[dim]
             array.resize((len(values),))
             new = values[len(known[dim]) :]
             array[len(known[dim]) :] = np.array(new, object if isinstance(new[0], str) else None)
-    return _positions(full, labels)
+    return full
 
 
-def positions(group: zarr.Group, labels: Mapping[str, Iterable[Any]]) -> dict[str, list[int]]:
-    """Say where labels that a grid knows stand along their dimensions."""
-    return _positions({dim: read_labels(group, dim) for dim in labels}, labels)
-
-
-def _positions(
+def positions(
     known: Mapping[str, list[Any]], labels: Mapping[str, Iterable[Any]]
 ) -> dict[str, list[int]]:
+    """Say where labels stand among all that a grid knows."""
     return {dim: [known[dim].index(v) for v in values] for dim, values in labels.items()}
 
 

@@ -10,7 +10,15 @@ import xarray as xr
 import zarr
 
 from mlem_xr.store.address import Address, open_zarr
-from mlem_xr.store.grid import array_of, check_labels, last_marked, read_grid, reading
+from mlem_xr.store.grid import (
+    array_of,
+    check_labels,
+    dims_of,
+    last_marked,
+    read_grid,
+    reading,
+    values_of,
+)
 
 VERSION = version("mlem_xr")
 
@@ -43,7 +51,8 @@ def open_group(path: Address, attrs: Mapping[str, Any]) -> zarr.Group:
 
 def read_result(group: zarr.Group, **arrays: Any) -> xr.Dataset:
     """Load arrays of a result, as `read_grid` does; refuse one that has lost labels."""
-    least = last_marked(array_of(group, "computed_from"))
+    marks = array_of(group, "computed_from")
+    least = last_marked(dims_of(marks), values_of(marks))
     data = read_grid(group, **arrays)
     check_labels(group, data.sizes, least)
     return data

@@ -25,7 +25,7 @@ from mlem_xr.stimuli.table import declared_items
 from mlem_xr.store.activations import open_store
 from mlem_xr.store.address import store_path
 from mlem_xr.store.chunks import Chunks, as_dask
-from mlem_xr.store.grid import array_of, check_labels, dims_of
+from mlem_xr.store.grid import array_of, check_labels, dims_of, open_arrays
 from mlem_xr.store.identity import (
     MARKS,
     VERSION,
@@ -315,7 +315,7 @@ def _variables(group: zarr.Group, data: xr.Dataset, n_units: xr.DataArray) -> di
     current = (data["computed_from"] == data["fingerprint"]) & (data["computed_from"] != "")
     there = n_units.values * current.transpose(*REPRESENTATION).values
     marks = array_of(group, "computed_from")
-    arrays = {name: array_of(group, name) for name in about(group)["variables"]}
+    arrays = open_arrays(group, about(group)["variables"])
     sizes = {d: n for a in arrays.values() for d, n in zip(dims_of(a), a.shape, strict=True)}
     # Its own dimensions have all labels from the start; units are added, as wider networks come.
     own = {dim: n for dim, n in sizes.items() if dim not in REPRESENTATION}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlem_xr.schema import warn
 from mlem_xr.store.address import address_of, each, remove_folder
-from mlem_xr.store.grid import array_of, chunk_key, chunks_of, dims_of, missing_chunks, open_arrays
+from mlem_xr.store.grid import chunk_key, chunks_of, dims_of, missing_chunks, open_arrays
 
 MARKS = "computed_from"
 """The array that says what each layer was computed from, written last."""
@@ -27,8 +27,8 @@ def write_layers(
     damaged, the other layers that are in it are unmarked: written with it, they would be values
     that are not there.
     """
-    row = tuple(at[dim][0] for dim in dims_of(array_of(group, MARKS))[:-1])
     zarrs = open_arrays(group, arrays)
+    row = tuple(at[dim][0] for dim in dims_of(zarrs[MARKS])[:-1])
     if _is_lost(zarrs, row, n_units):
         _clear(zarrs, row)
     try:

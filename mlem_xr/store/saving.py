@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import pandas as pd
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
+from zarr.errors import ContainsArrayError
 
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.analyses.layers import UNIT_LABELS, concatenate_layers, units_of_all_layers
@@ -36,10 +38,12 @@ from mlem_xr.store.grid import (
     array_of,
     create_array,
     create_labels,
+    dims_of,
     extend,
     last_marked,
-    read_labels,
+    positions,
     text_at,
+    values_of,
 )
 from mlem_xr.store.identity import (
     IDENTITY,
@@ -334,8 +338,10 @@ def _compute(
     labels = {str(dim): result[dim].values.tolist() for dim in result.dims}
     with locked(path):
         group = _open_or_create(path, result, activations.sizes["layer"])
-        at = extend(group, labels, last_marked(array_of(group, "computed_from")))
-        saved = xr.Dataset(coords={dim: read_labels(group, dim) for dim in REPRESENTATION})
+        marks = array_of(group, "computed_from")
+        known = extend(group, labels, last_marked(dims_of(marks), values_of(marks)))
+    at = positions(known, labels)
+    saved = xr.Dataset(coords={dim: known[dim] for dim in REPRESENTATION})
     (fingerprint, provenance), checkpoint_at = locate(path, MARKS, labels)
     folder = path / folder_of(result.attrs)
     n_units = units_of(activations, saved).values
@@ -390,7 +396,8 @@ def _open_or_create(path: Address, result: xr.Dataset, n_layers_of_store: int) -
         return group
     about = {key: result.attrs[key] for key in KEPT if key in result.attrs}
     about |= {"version": VERSION, "variables": list(map(str, result.data_vars))}
-    group.attrs.update(about | {"saved": datetime.now(UTC).isoformat(timespec="seconds")})
+    # At once: `attrs.update` would write the file again for every attribute.
+    group.update_attributes(about | {"saved": datetime.now(UTC).isoformat(timespec="seconds")})
     for dim in map(str, result.dims):
         labels = result[dim].values.tolist()
         kind = str if isinstance(labels[0], str) else result[dim].dtype
@@ -421,17 +428,17 @@ def _open_or_create(path: Address, result: xr.Dataset, n_layers_of_store: int) -
 def _create_like(
     group: zarr.Group, name: str, variable: xr.DataArray, *, chunks: Iterable[int]
 ) -> None:
-    if name in group:
-        return
     dims = list(map(str, variable.dims))
-    create_array(
-        *(group, name, dims),
-        shape=variable.shape,
-        chunks=list(chunks),
-        dtype=variable.dtype,
-        fill_value=FILL.get(variable.dtype.kind, 0),
-        attributes=variable.attrs,
-    )
+    # A process that was killed may have made it.
+    with suppress(ContainsArrayError):
+        create_array(
+            *(group, name, dims),
+            shape=variable.shape,
+            chunks=list(chunks),
+            dtype=variable.dtype,
+            fill_value=FILL.get(variable.dtype.kind, 0),
+            attributes=variable.attrs,
+        )
 
 
 def units_of(activations: xr.Dataset, labeled: xr.Dataset | xr.DataArray) -> xr.DataArray:
