@@ -80,6 +80,20 @@ def test_kernels_know_arrays_only():
         assert not {"xarray", "dask", "zarr", "pandas", "distributed"} & found, path
 
 
+def compilations(path):
+    """Settings of every function that a file has compiled."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        for one in getattr(node, "decorator_list", ()):
+            if "njit" in ast.unparse(one):
+                yield {keyword.arg: ast.literal_eval(keyword.value) for keyword in one.keywords[:2]}
+
+
+def test_what_is_compiled_is_kept_and_lets_other_threads_run():
+    found = [one for path in modules() for one in compilations(path)]
+    assert len(found) > 30
+    assert all(one == {"nogil": True, "cache": True} for one in found)
+
+
 def test_torch_is_imported_where_networks_run_alone():
     for path in modules():
         if room(path) != "networks":

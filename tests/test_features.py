@@ -241,6 +241,9 @@ def test_numbers_are_described_by_their_range():
         description["quantile"].sel(feature="zipf"), zipf.quantile([0, 0.25, 0.5, 0.75, 1])
     )
     assert np.isnan(description["quantile"].sel(feature="tense")).all()
+    expected = {"tense": 3, "number": 2}  # Undefined is one of the levels.
+    n_levels = description["n_levels"].to_series().to_dict()
+    assert n_levels == {name: expected.get(name, 0) for name in KINDS}
     differ = [a != b for a, b in combinations(zipf, 2) if not (np.isnan(a) or np.isnan(b))]
     assert int(description["differing_pairs"].sel(feature="zipf")) == sum(differ)
     assert not description["determines"].sel(feature="zipf").any()

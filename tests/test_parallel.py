@@ -184,8 +184,9 @@ def test_weights_that_another_process_downloads_stay(tmp_path, monkeypatch):
     assert huggingface_hub.scan_cache_dir
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--some--net"
+    others = [tmp_path / "models--other--net", tmp_path / "datasets--some--net"]
 
-    def download(revision, commit):
+    def download(revision, commit, folder=folder):
         for path, text in ((f"refs/{revision}", commit), (f"snapshots/{commit}/x", "")):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text)
@@ -193,7 +194,10 @@ def test_weights_that_another_process_downloads_stay(tmp_path, monkeypatch):
     with weights_of(Checkpoint("net", 0, 1, "some/net", "step1"), keep=False):
         download("step1", "1" * 40)
         download("step2", "2" * 40)
-    assert [path.name for path in (folder / "snapshots").iterdir()] == ["2" * 40]
+        for i, other in enumerate(others, start=3):
+            download("step1", str(i) * 40, other)
+    for i, one in enumerate([folder, *others], start=2):
+        assert [path.name for path in (one / "snapshots").iterdir()] == [str(i) * 40]
 
 
 # Tasks of which a process has one at a time

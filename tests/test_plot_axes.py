@@ -41,3 +41,4 @@ def test_ticks_of_a_logarithmic_axis_are_round_and_on_it(limits):
     for value, name in ticks:
         assert limits[0] <= value <= limits[1]
         assert float(name) == pytest.approx(value)
+        assert ("e" in name) == (value < 1e-3)

@@ -303,6 +303,10 @@ def test_a_figure_of_a_given_width_has_readable_text_and_nothing_cut(width, mill
         tolerance = 0.02
         assert box.x0 > -tolerance and box.y0 > -tolerance, name
         assert box.x1 < wide + tolerance and box.y1 < high + tolerance, name
+        for axis in made.axes:
+            view, data = axis.viewLim, axis.dataLim
+            assert view.x0 <= data.x0 and data.x1 <= view.x1, name
+            assert min(view.intervaly) <= data.y0 and data.y1 <= max(view.intervaly), name
 
 
 @pytest.mark.parametrize("width", [None, 85, 178])

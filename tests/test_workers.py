@@ -22,7 +22,7 @@ import mlem_xr as mx
 from helpers import layers, save, until, write
 from mlem_xr.analyses.univariate import UNIVARIATE, UnivariateOptions
 from mlem_xr.kernels.explain import explain_units
-from mlem_xr.running.executor import n_workers, run_tasks
+from mlem_xr.running.executor import compute_together, n_workers, run_tasks
 from mlem_xr.schema import InputError, WorkerError
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
@@ -152,6 +152,15 @@ def test_a_failure_ends_what_has_not_begun(client, tmp_path):
         run_tasks(run, tmp_path, range(400), name=str, done=done.append)
     assert 0 not in done
     assert len(list(tmp_path.iterdir())) < 200
+
+
+def test_what_somebody_cancels_is_no_scheduler_that_was_lost(client):
+    def cancel(i, value):
+        client.cancel([distributed.Future(key, client) for key in list(client.futures)])
+
+    pieces = [dask.delayed(time.sleep)(seconds) for seconds in (0, 2)]
+    with pytest.raises(distributed.CancelledError, match="cancel"):
+        compute_together(pieces, name=str, done=cancel)
 
 
 def dies_at(calls, folder, **arguments):
