@@ -140,7 +140,8 @@ def test_stimuli_are_described(tmp_path):
     assert "subj_GEN" in found.stdout
     assert list(tmp_path.iterdir()) == []
     options = ("--describe", "--heat-map", "correlation.png")
-    run("stimuli", "short_sentence", *options, cwd=tmp_path)
+    found = run("stimuli", "short_sentence", *options, cwd=tmp_path)
+    assert found.stdout.endswith("\nwrote correlation.png\n")
     assert (tmp_path / "correlation.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -150,6 +151,7 @@ def test_the_steps_by_hand(folder):
     assert "layer: 1, 2" in shown
     assert re.search(r"network +0 +final +first-token, mean, last-token +1-2 +16 ", shown)
     found = run("multivariate", "s.zarr", "--layer", 1, "-o", "profile.csv", cwd=folder)
+    assert found.stdout.endswith("\nwrote profile.csv\n")
     assert "3 representations computed" in found.stderr
     table = pd.read_csv(folder / "profile.csv")
     assert set(table["layer"]) == {1}
@@ -373,10 +375,13 @@ def test_the_demonstration_finds_everything_there_the_second_time(tmp_path):
     assert "18 representations computed" in first.stderr
     assert "sentence_GROUP" in first.stdout
     for kind in ("png", "html"):
-        assert (tmp_path / "stores" / f"demo_feature_importance.{kind}").stat().st_size > 10_000
+        figure = Path("stores") / f"demo_feature_importance.{kind}"
+        assert (tmp_path / figure).stat().st_size > 10_000
+        assert f"wrote {figure}\n" in first.stdout
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     second = run("demo", "--folder", "stores", cwd=tmp_path)
     assert "everything was there: nothing computed" in second.stdout
+    assert "wrote" not in second.stdout
     after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     changed = {p.name for p in after if after[p] != times.get(p)}
     assert changed <= {"demo.zarr.lock"}

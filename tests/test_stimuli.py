@@ -406,10 +406,18 @@ def test_names_that_no_store_can_have_are_refused(name: str) -> None:
         read_stimuli(four(**{name: [1, 2, 1, 2]}))
 
 
-def test_a_measurement_is_warned_of_once() -> None:
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["x"], r'x holds more than 20 different numbers; .*: write numeric=\["x"\] in'),
+        (["x", "y"], r'x, y hold more than 20 different numbers; .* numeric=\["x", "y"\] in'),
+    ],
+)
+def test_measurements_are_warned_of_once(names: list[str], words: str) -> None:
     rng = np.random.default_rng(0)
-    table = pd.DataFrame({"sentence": [f"s {i}" for i in range(40)], "x": rng.normal(size=40)})
-    with pytest.warns(UserWarning, match="x holds more than 20 different numbers") as caught:
+    table = pd.DataFrame({"sentence": [f"s {i}" for i in range(40)]})
+    table[names] = rng.normal(size=(40, len(names)))
+    with pytest.warns(UserWarning, match=words) as caught:
         read_stimuli(table)
     assert len(caught) == 1
 
