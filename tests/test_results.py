@@ -85,6 +85,12 @@ def test_a_store_is_asked_for_little(stimuli, tmp_path, monkeypatch):
     assert not [file for file in asked["get"] if file.rsplit("/", 1)[-1].startswith(".z")]
 
 
+def test_a_layer_that_a_network_lacks_is_nothing_to_save(store):
+    lacking = mx.multivariate_importance(mx.open_store(store)).sel(model=["small"], layer=[3])
+    with pytest.raises(InputError, match="as there are 0 representations computed; expected"):
+        mx.save_results(lacking.sel(seed=[0]), progress=False)
+
+
 def test_only_missing_representations_are_computed(store):
     result = mx.multivariate_importance(mx.open_store(store))
     assert save(result.sel(seed=1, layer=[1, 3], model="toy"), store) == {"computed": 4}
