@@ -51,11 +51,16 @@ def open_group(path: Address, attrs: Mapping[str, Any]) -> zarr.Group:
 
 def read_result(group: zarr.Group, **arrays: Any) -> xr.Dataset:
     """Load arrays of a result, as `read_grid` does; refuse one that has lost labels."""
-    marks = array_of(group, "computed_from")
-    least = last_marked(dims_of(marks), values_of(marks))
+    least = labels_of_marks(group)
     data = read_grid(group, **arrays)
     check_labels(group, data.sizes, least)
     return data
+
+
+def labels_of_marks(group: zarr.Group) -> dict[str, int]:
+    """Say how many labels a result must have at least, by its marks."""
+    marks = array_of(group, "computed_from")
+    return last_marked(dims_of(marks), values_of(marks))
 
 
 def all_groups(path: Address, analysis: str = "*") -> Iterator[zarr.Group]:

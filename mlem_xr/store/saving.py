@@ -38,12 +38,9 @@ from mlem_xr.store.grid import (
     array_of,
     create_array,
     create_labels,
-    dims_of,
     extend,
-    last_marked,
     positions,
     text_at,
-    values_of,
 )
 from mlem_xr.store.identity import (
     IDENTITY,
@@ -52,6 +49,7 @@ from mlem_xr.store.identity import (
     VERSION,
     folder_of,
     is_saved,
+    labels_of_marks,
     open_group,
     read_result,
 )
@@ -338,8 +336,7 @@ def _compute(
     labels = {str(dim): result[dim].values.tolist() for dim in result.dims}
     with locked(path):
         group = _open_or_create(path, result, activations.sizes["layer"])
-        marks = array_of(group, "computed_from")
-        known = extend(group, labels, last_marked(dims_of(marks), values_of(marks)))
+        known = extend(group, labels, labels_of_marks(group))
     at = positions(known, labels)
     saved = xr.Dataset(coords={dim: known[dim] for dim in REPRESENTATION})
     (fingerprint, provenance), checkpoint_at = locate(path, MARKS, labels)
