@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
 from numbers import Real
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
@@ -64,7 +65,7 @@ class Options:
     @classmethod
     def kind(cls, name: str) -> Any:
         """Return the type of an option."""
-        return get_type_hints(cls)[name]
+        return _types(cls)[name]
 
     @classmethod
     def known(cls, name: str) -> list[Any]:
@@ -95,6 +96,11 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """Return the options as JSON knows them."""
         return {name: plain(getattr(self, name)) for name in self.names()}
+
+
+@cache
+def _types(options: type[Options]) -> dict[str, Any]:
+    return get_type_hints(options)
 
 
 FUNCTION = "function "
