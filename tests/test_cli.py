@@ -149,6 +149,7 @@ def test_the_steps_by_hand(folder):
     shown = run("info", "s.zarr", cwd=folder).stdout
     assert "13 sentences; number" in shown
     assert "layer: 1, 2" in shown
+    assert re.search(r"^model +seed +step +pooling +layer +units +source *$", shown, re.M)
     assert re.search(r"network +0 +final +first-token, mean, last-token +1-2 +16 ", shown)
     found = run("multivariate", "s.zarr", "--layer", 1, "-o", "profile.csv", cwd=folder)
     assert found.stdout.endswith("\nwrote profile.csv\n")
@@ -285,6 +286,54 @@ def test_the_command_line_has_the_defaults_of_the_library(folder):
     options = app().commands["record"].make_context("record", given).params
     for name in ("trust_remote_code", "overwrite", "batch_size", "tokenizer", "device"):
         assert options[name] == inspect.signature(mx.record).parameters[name].default
+
+
+def test_every_option_of_recording_and_generating_arrives(folder, monkeypatch):
+    """Each is given another value than its own, and the function gets that."""
+
+    def given_to(name, returned, command):
+        asked = {}
+        parameters = inspect.signature(getattr(mx, name)).parameters
+        monkeypatch.setattr(mx, name, lambda *_, **given: asked.update(given) or returned)
+        run(*command.split(), cwd=folder)
+        options = {k: v.default for k, v in parameters.items() if v.kind == v.KEYWORD_ONLY}
+        assert set(asked) == set(options) - {"progress"}
+        assert not [option for option, value in asked.items() if value == options[option]]
+        return asked
+
+    table = pd.DataFrame({"status": ["recorded"], "cause": [""]})
+    assert given_to(
+        "record",
+        table,
+        "record sentences.csv --store t.zarr --model toy --seed 3 --seed 5 --step 0 --step 7 "
+        "--source there --revision 0=old --revision 7=new --pooling mean --layer 2 --module part "
+        "--no-special-tokens --truncate --tokenizer elsewhere --trust-remote-code --device cuda "
+        "--device-map auto --dtype float16 --batch-size 3 --no-keep-weights --overwrite",
+    ) == {
+        "model": "toy",
+        "seed": (3, 5),
+        "step": (0, 7),
+        "source": "there",
+        "revision": {0: "old", 7: "new"},
+        "pooling": ("mean",),
+        "layer": (2,),
+        "module": "part",
+        "add_special_tokens": False,
+        "truncate": True,
+        "tokenizer": "elsewhere",
+        "trust_remote_code": True,
+        "device": "cuda",
+        "device_map": "auto",
+        "dtype": "float16",
+        "batch_size": 3,
+        "keep_weights": False,
+        "overwrite": True,
+    }
+    assert given_to(
+        "generate_stimuli",
+        stimuli(),
+        "stimuli own.txt --lexicon words.txt --words-per-class 4 --n-sentences 9 --random-state 2",
+    ) == {"lexicon": "words.txt", "words_per_class": 4, "n_sentences": 9, "random_state": 2}
 
 
 def test_code_of_a_network_runs_only_if_the_command_says_so(folder, tmp_path, monkeypatch):

@@ -203,6 +203,21 @@ def test_an_image_has_one_panel_per_frame_and_shows_its_numbers():
     assert not [axis for axis in axes if axis.get_legend()]
 
 
+def test_the_numbers_of_an_axis_that_goes_through_a_row_stand_once():
+    def numbered(figure):
+        axes = drawn(figure)
+        axes[0].figure.draw_without_rendering()
+        return [
+            any(label.get_visible() and label.get_text() for label in axis.get_yticklabels())
+            for axis in axes
+        ]
+
+    result = profile(n_poolings=3, n_steps=2)
+    assert numbered(plot.feature_importance(result)) == [True, False, False] * 2
+    both = plot.feature_importance(profile()) + plot.feature_importance(profile(), log=False)
+    assert numbered(both) == [True] * 4
+
+
 def shape(figure) -> list[int]:
     return [len(row) for row in grid.cells_of(figure)]
 

@@ -1,5 +1,6 @@
 """The randomization test: against a slow plain loop, its draws, its size, and as an analysis."""
 
+import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,6 +181,23 @@ def as_items(level, *covariates):
     covariate = np.array(covariates).reshape(len(covariates), len(level)).T
     none = np.empty((len(level), 0))
     return Items(np.arange(len(level)), level, covariate + 1, none, none, False)
+
+
+@pytest.mark.parametrize(("n_constant", "n_tried"), [(0, 2), (1, 4), (2, 7), (3, 11)])
+def test_agreement_by_chance_is_judged_over_all_that_is_tried(n_constant, n_tried):
+    """Items alike in pairs, of which half have each level: a pair agrees by chance in one of two.
+
+    Tried are all others together, each of them, and each two.
+    """
+    enough = math.floor(math.log2(1000 * n_tried)) + 1
+    for n_pairs in (enough - 1, enough):
+        pair = np.repeat(np.arange(n_pairs), 2)
+        level, other = pair % 2, np.concatenate([pair, [n_pairs, n_pairs + 1]])
+        level = np.concatenate([level, [1, 1] if n_pairs % 2 else [0, 1]])
+        assert level.mean() == 0.5
+        constant = np.zeros((n_constant, len(level)), int)
+        found = is_determined(as_items(level, other, *constant))
+        assert found == (0.5**n_pairs < 1e-3 / n_tried) == (n_pairs == enough)
 
 
 def test_what_other_features_determine_is_found():
