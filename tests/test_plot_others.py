@@ -1,3 +1,5 @@
+import re
+
 import holoviews as hv
 import numpy as np
 import pytest
@@ -232,6 +234,23 @@ def test_hovering_shows_the_sentence_and_its_features():
 def test_impossible_hierarchies_are_named(options, message):
     with pytest.raises(InputError, match=message):
         plot.mds(three_levels(), **options)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_hierarchy_takes_as_many_values_as_can_be_told_apart(place):
+    def draw(n_values):
+        values = {f"f{i}": ("sentence", ["a", "b"] * 20) for i in range(3)}
+        values[f"f{place}"] = ("sentence", [f"v{i % n_values}" for i in range(40)])
+        plane = np.random.default_rng(0).normal(size=(40, 2))
+        position = xr.DataArray(plane, values, ("sentence", "axis"))
+        return plot.mds(position, hierarchy=list(values))
+
+    with pytest.raises(InputError) as error:
+        draw(40)
+    most = int(re.search(r"at most (\d+)", str(error.value))[1])
+    draw(most)
+    with pytest.raises(InputError, match=f"{most + 1} values; expected at most {most}"):
+        draw(most + 1)
 
 
 def test_a_hierarchy_of_two_gives_marker_and_hue():
