@@ -441,6 +441,22 @@ def test_a_set_is_described_where_that_is_asked_for():
     assert "covariate patterns" in run("stimuli", "short_sentence", "--describe").stdout
 
 
+def test_a_profile_names_the_three_largest_and_what_is_explained(capsys):
+    profile = xr.Dataset(
+        {
+            "importance": (("layer", "feature"), [[0.5, 0.1234, 0, 2], [np.nan, 1e-5, 0.25, 3]]),
+            "r2": ("layer", [0.98765, 0.5]),
+        },
+        {"model": "toy", "layer": [1, 12], "feature": ["a", "b", "c", "d"]},
+    )
+    print_profile(profile)
+    assert capsys.readouterr().out == (
+        "model  layer  r2     largest importance\n"
+        "toy    1      0.988  d 2, a 0.5, b 0.123\n"
+        "toy    12     0.500  d 3, c 0.25, b 1e-05\n"
+    )
+
+
 def test_a_long_profile_says_how_much_more_there_is(capsys):
     profile = xr.Dataset(
         {"importance": (("layer", "feature"), np.ones((5, 2)))},

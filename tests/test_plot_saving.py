@@ -337,6 +337,17 @@ def test_the_legend_hides_nothing_of_the_title(width):
     assert size == POINTS_SIZE["legend"] if width is None else size >= 6.5
 
 
+def test_a_legend_below_the_panels_has_as_many_columns_as_fit():
+    made = grid.drawn(grid.cells_of(crowded()["lines"]), width=85)
+    made.draw_without_rendering()
+    [legend] = made.legends
+    boxes = [text.get_window_extent() for text in legend.get_texts()]
+    columns, rows = {round(box.x0) for box in boxes}, {round(box.y0) for box in boxes}
+    assert len(boxes) == 25 and len(rows) == -(-25 // len(columns))
+    used = legend.get_window_extent().width / made.bbox.width
+    assert used <= 1 < used * (1 + 1.5 / len(columns))
+
+
 def test_no_two_names_of_layers_touch():
     for name in ("lines", "panels"):
         made = grid.drawn(grid.cells_of(crowded()[name]), width=85)

@@ -10,7 +10,7 @@ import xarray as xr
 
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli import generate_stimuli, list_stimuli, read_stimuli, write_stimuli
-from mlem_xr.stimuli.table import from_codes, from_dataframe, to_codes, to_dataframe
+from mlem_xr.stimuli.table import MAX_COLUMNS, from_codes, from_dataframe, to_codes, to_dataframe
 
 TABLE = pd.DataFrame(
     {
@@ -79,6 +79,15 @@ def test_strings_and_categories_from_pandas() -> None:
     stimuli = read_stimuli(table)
     assert {name: str(stimuli[name].dtype) for name in DTYPES} == DTYPES
     assert stimuli.attrs["stimuli_hash"] == read_stimuli(TABLE).attrs["stimuli_hash"]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "UInt8", "float32", "Float64"])
+def test_numbers_of_any_size_are_the_same_numbers(dtype: str) -> None:
+    table = TABLE.assign(number=[i % 3 for i in range(len(TABLE))])
+    expected = table.astype({"number": "float64" if "loat" in dtype else "int64"})
+    found = read_stimuli(table.astype({"number": dtype}))
+    xr.testing.assert_identical(found, read_stimuli(expected))
+    assert found["number"].dtype == expected["number"].dtype
 
 
 def test_dataset_passes_through() -> None:
@@ -168,23 +177,39 @@ def test_unknown_source_names_what_was_tried_and_what_is_bundled(
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "reason"),
     [
-        ("empty.csv", b""),
-        ("quotes.csv", b'sentence,a\n"x,1\n'),
-        ("latin.csv", "sentence,a\nnaïve,1\n".encode("latin-1")),
-        ("commas.csv", b"sentence,a\nwell, yes,1\nwell, no,1\nso, yes,1\nso, no,1\n"),
-        ("twice.csv", b"sentence,a,a\nyes,1,2\n"),
-        ("ragged.csv", b"sentence,a\nyes,1\nwell, no,1\n"),
-        ("plain.csv.gz", b"sentence,a\nyes,1\n"),
-        ("cut.csv.gz", gzip.compress(b"sentence,a\nyes,1\n" * 1000, mtime=0)[:40]),
-        ("text.parquet", b"sentence,a\nyes,1\n"),
+        ("empty.csv", b"", "no header"),
+        ("blank.csv", b"\nsentence,a\nyes,1\nno,2\n", "no header"),
+        ("quotes.csv", b'sentence,a\n"x,1\n', ""),
+        ("latin.csv", "sentence,a\nnaïve,1\n".encode("latin-1"), "utf-8"),
+        ("commas.csv", b"sentence,a\n" + b"well, yes,1\nso, no,1\n" * 2, "more cells than columns"),
+        ("twice.csv", b"sentence,a,a\nyes,1,2\n", "column 'a' is named twice"),
+        ("nameless.csv", b"sentence,a,\nyes,1,2\nno,2,3\n", "column 3 has no name"),
+        ("ragged.csv", b"sentence,a\nyes,1\nwell, no,1\n", ""),
+        ("plain.csv.gz", b"sentence,a\nyes,1\n", ""),
+        ("cut.csv.gz", gzip.compress(b"sentence,a\nyes,1\n" * 1000, mtime=0)[:40], ""),
+        ("text.parquet", b"sentence,a\nyes,1\n", ""),
     ],
 )
-def test_unreadable_files(tmp_path: Path, name: str, content: bytes) -> None:
+def test_unreadable_files(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"cannot read .*{name}"):
+    with pytest.raises(InputError, match=f"cannot read .*{name}.*{reason}"):
         read_stimuli(tmp_path / name)
+
+
+def test_a_table_may_have_a_thousand_columns_and_no_more(tmp_path: Path) -> None:
+    numbers = np.arange(4 * MAX_COLUMNS).reshape(4, -1) % 3
+    table = pd.DataFrame(numbers, columns=[f"f{i}" for i in range(MAX_COLUMNS)])
+    table = pd.concat([four()["sentence"], table], axis=1)
+    table.to_csv(tmp_path / "wide.csv", index=False)
+    for source in (table, tmp_path / "wide.csv"):
+        assert len(read_stimuli(source).attrs["features"]) == MAX_COLUMNS == 1000
+    table = pd.concat([table, four()["odd"]], axis=1)
+    table.to_csv(tmp_path / "wider.csv", index=False)
+    for source in (table, tmp_path / "wider.csv"):
+        with pytest.raises(InputError, match="1001 columns; expected at most 1000"):
+            read_stimuli(source)
 
 
 def test_other_types_are_refused() -> None:

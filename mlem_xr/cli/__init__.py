@@ -58,7 +58,6 @@ def app() -> click.Group:
     group = _App(
         help="Metric-learning encoding models: which features of sentences networks encode, "
         "and where.",
-        no_args_is_help=True,
     )
     for command in (demo.demo, data.stimuli, data.record, data.info):
         group.add_command(command)

@@ -133,7 +133,7 @@ _FIGURES = [
 
 def app() -> click.Group:
     """Make the group of the commands that draw."""
-    group = click.Group("plot", help="Draw saved results.", no_args_is_help=True)
+    group = click.Group("plot", help="Draw saved results.")
     for figure in _FIGURES:
         group.add_command(_command(figure))
     group.add_command(_compare())

@@ -328,7 +328,7 @@ def _header(source: Any) -> list[str]:
     if not header:
         raise ValueError("no header")
     if len(header) > MAX_COLUMNS + 1:
-        raise ValueError(f"{len(header)} columns; expected at most {MAX_COLUMNS} features")
+        raise ValueError(f"{len(header) - 1} columns; expected at most {MAX_COLUMNS}")
     if twice:
         raise ValueError(f"column {twice[0]!r} is named twice")
     if "" in header[1:]:

@@ -103,7 +103,7 @@ def mds(
     look = looks(known, palette, rename)
     title = fixed(values, ("sentence", "axis"), look)
     names = [n for n in dict.fromkeys([*wanted, "text"]) if n in known]
-    table = values.to_dataset(name="position")
+    table = values.to_dataset()
     drawn = ("sentence", "axis")
     columns = {name: pd.Series(values[name].values) for name in wanted}
     hover = [("sentence", "@text")] * ("text" in known)
