@@ -383,6 +383,22 @@ def test_a_second_recording_is_skipped(recorded):
         (("record", "nothing.csv", "--model", "network", "--store", "x.zarr"), "nothing.csv"),
         (("record", "sentences.csv", "--model", "./nonet", "--store", "x.zarr"), "nonet"),
         (("record", "short_sentence", "--model", "network", "--store", "s.zarr"), "other stimuli"),
+        (
+            ("record", "sentences.csv", "--model", "m", "--store", "x.zarr", "--revision", "1.5=r"),
+            "error: revision: found the step '1.5'; expected a number",
+        ),
+        (
+            ("plot", "mds", "s.zarr", "-o", "p.png", "--rename", "number"),
+            "error: rename: found 'number'; expected two words with = between them",
+        ),
+        (
+            ("mds", "s.zarr", "--workers", "2"),
+            "error: workers: found 2 without --cluster; expected both",
+        ),
+        (
+            ("info", "s.zarr", "--detail", "--repair"),
+            "error: detail: found with --repair; expected one alone",
+        ),
     ],
 )
 def test_a_mistake_gets_one_clear_line_and_leaves_nothing(folder, arguments, message):

@@ -11,6 +11,7 @@ from nltk.grammar import FeatStructNonterminal, FeatureGrammar, Production
 from nltk.parse import FeatureChartParser
 from nltk.sem.logic import Variable as NltkVariable
 
+from mlem_xr.schema import InputError
 from mlem_xr.stimuli import generate_stimuli
 from mlem_xr.stimuli.grammar import GRAMMARS, by_symbol, read_grammar
 from mlem_xr.stimuli.lexicon import read_lexicon
@@ -206,3 +207,33 @@ def test_the_words_of_a_lexicon_are_counted_by_their_features(name: str) -> None
     n_sentences, n_words, n_steps = count_sentences(rules, grammar.start)
     assert n_sentences == len(found) < n_steps
     assert n_words == sum(len(phrase.words) for phrase in found)
+
+
+@pytest.mark.parametrize(
+    ("limit", "needed"),
+    [
+        ("MAX_SENTENCES", 9),
+        ("MAX_WORDS", 18),
+        ("MAX_STEPS", 3 + 9),  # Each A is added to an empty phrase, and each B to each A.
+        ("_MAX_COUNTING", 2),  # What is alike is counted at once: an A, and a B.
+        ("_MAX_DRAWING", 2),
+    ],
+)
+def test_a_grammar_may_be_as_large_as_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, needed: int
+) -> None:
+    path = tmp_path / "own.fcfg"
+    rules = ["S -> A B", "A -> 'a' | 'b' | 'c'", "B -> 'd' | 'e' | 'f'"]
+    path.write_text("\n".join([*rules, "%column N = sentence.N_WORDS"]))
+    grammar = by_symbol(read_grammar(path), [])
+
+    def make() -> int:
+        if limit == "_MAX_DRAWING":
+            return len([next(draws(grammar, "S")[0]) for _ in range(9)])
+        return len(list(sentences(grammar, "S")))
+
+    monkeypatch.setattr(f"mlem_xr.stimuli.rules.{limit}", needed)
+    assert make() == 9
+    monkeypatch.setattr(f"mlem_xr.stimuli.rules.{limit}", needed - 1)
+    with pytest.raises(InputError, match=rf" {needed - 1} |at most {needed - 1}:"):
+        make()

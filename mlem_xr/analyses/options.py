@@ -65,7 +65,12 @@ class Options:
     @classmethod
     def kind(cls, name: str) -> Any:
         """Return the type of an option."""
-        return _types(cls)[name]
+        return cls._kinds()[name]
+
+    @classmethod
+    @cache
+    def _kinds(cls) -> dict[str, Any]:
+        return get_type_hints(cls)
 
     @classmethod
     def known(cls, name: str) -> list[Any]:
@@ -96,11 +101,6 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """Return the options as JSON knows them."""
         return {name: plain(getattr(self, name)) for name in self.names()}
-
-
-@cache
-def _types(options: type[Options]) -> dict[str, Any]:
-    return get_type_hints(options)
 
 
 FUNCTION = "function "

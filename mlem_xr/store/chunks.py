@@ -154,7 +154,6 @@ def as_dask(chunks: Chunks) -> da.Array:
         chunks,
         chunks=tuple(sizes.values()),
         name=False,
-        inline_array=False,
         fancy=False,
         meta=np.empty((0,) * chunks.ndim, chunks.dtype),
     )
