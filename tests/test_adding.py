@@ -209,6 +209,13 @@ def test_what_does_not_fit_is_refused_and_nothing_is_recorded(
     assert not stores.is_recorded(path, model="brain", seed=0, step=-1)
 
 
+def test_what_does_not_fit_its_sentences_makes_no_store(tmp_path, stimuli, values):
+    path = tmp_path / "new.zarr"
+    with pytest.raises(InputError, match="array: 39 sentences; expected 40"):
+        mx.add_activations(path, values[:, 1:], model="brain", stimuli=stimuli)
+    assert not path.exists()
+
+
 def test_dimensions_that_a_store_has_not_are_refused(path, stimuli, values):
     array = xr.DataArray(values, dims=("subject", "sentence", "unit"))
     with pytest.raises(InputError, match="array: it has the dimensions 'subject', which a store"):

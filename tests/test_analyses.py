@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cloudpickle
@@ -194,6 +195,45 @@ def test_functions_ask_for_the_options_of_their_record(name):
         if name != "correct_p_values":
             assert parameter.annotation == options.kind(parameter.name)
         assert spec.metadata["help"].endswith(".")
+
+
+SEEDS = (0, 2**32 - 1)
+IMPORTANCE = {"random_state": SEEDS, "alphas": (1e-6, sys.float_info.max)}
+RANGES = {
+    "cluster_units": {"alpha": (5e-324, 1.0), "max_clusters": (2, None), "random_state": SEEDS},
+    "correct_p_values": {},
+    "decoding_baseline": {"random_state": SEEDS},
+    "decompose": {"n_draws": (2, 1_000_000), **IMPORTANCE},
+    "mds": {
+        "n_components": (1, None),
+        "n_init": (1, 10_000),
+        "max_iter": (1, 1_000_000),
+        "eps": (0.0, sys.float_info.max),
+        "random_state": SEEDS,
+    },
+    "multivariate_importance": IMPORTANCE,
+    "randomization_test": {"n_draws": (1, 1_000_000), "random_state": SEEDS},
+    "top_unit_importance": {"k": (1, 2**31 - 1), **IMPORTANCE},
+    "univariate_importance": IMPORTANCE,
+}
+"""The smallest and the largest value of every option that is a number; None: any."""
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_numbers_have_the_ranges_that_they_should(name):
+    options = ANALYSES[name].options
+    kinds = {each: options.kind(each) for each in options.names()}
+    numbers = (int, float, int | Iterable[int], Iterable[float])
+    assert set(RANGES[name]) == {each for each, kind in kinds.items() if kind in numbers}
+    for each, (least, most) in RANGES[name].items():
+        whole = isinstance(least, int)
+        below = least - 1 if whole else np.nextafter(least, -1)
+        above = most and (most + 1 if whole else np.nextafter(most, np.inf))
+        for value in (least, 10**12 if most is None else most):
+            assert options.checked(each, value) in (value, (value,))
+        for value in (below, *[above] * (most is not None)):
+            with pytest.raises(InputError, match=rf"{each}: found .*; expected "):
+                options.checked(each, value)
 
 
 @pytest.mark.parametrize("name", ANALYSES)
@@ -401,6 +441,8 @@ print(data.attrs["settings"]["distance"], data["importance"].dims[-1], sep="|")
     found = subprocess.run(
         [sys.executable, "-c", code, store], capture_output=True, text=True, check=True
     ).stdout.splitlines()
+    [folder] = (store / "results/multivariate_importance").glob("*/")
+    assert re.fullmatch("[0-9a-f]{16}", folder.name)
     assert found == [
         "mean increase of the squared error when the feature is permuted"
         "|['number', 'animate', 'frequency', 'gender']",

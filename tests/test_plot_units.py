@@ -195,6 +195,11 @@ def test_unit_map_shows_every_unit_of_every_layer():
         assert options["yticks"] == [(0, "1"), (1, "2")]
         assert options["invert_yaxis"]
         assert options["clim"] == (expected.min(), expected.max())
+    p_values = result[["importance"]].rename(importance="p_value")
+    for drawn in (figure, plot.unit_map(result, features=["gender"], significant=p_values)):
+        image = hv.render(drawn, backend="matplotlib")
+        assert image.get_size_inches().tolist() == [7.0, 2.72]
+        assert image.axes[0].get_aspect() == "auto"
 
 
 def test_unit_maps_of_several_features_are_on_one_scale_of_colors():

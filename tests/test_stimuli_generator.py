@@ -209,6 +209,15 @@ def test_the_words_of_a_lexicon_are_counted_by_their_features(name: str) -> None
     assert n_words == sum(len(phrase.words) for phrase in found)
 
 
+def test_how_many_and_with_which_seed_may_be_as_large_as_is_said() -> None:
+    largest = {"n_sentences": 200_000, "random_state": 2**32 - 1}
+    with pytest.warns(UserWarning, match="200,000 sentences are to be drawn; found 5"):
+        generate_stimuli("short_sentence", **largest)
+    for option, value in largest.items():
+        with pytest.raises(InputError, match=rf"{option}: found .* and below {value + 1}$"):
+            generate_stimuli("short_sentence", **{option: value + 1})
+
+
 @pytest.mark.parametrize(
     ("limit", "needed"),
     [
