@@ -131,6 +131,18 @@ def test_units_beyond_the_whiskers_are_counted_and_the_outermost_drawn():
     assert figure.Counts.I["units"].dframe().text.tolist() == ["30"]
 
 
+@pytest.mark.parametrize(("more", "n_beyond"), [(0, 0), (1e-9, 2)])
+def test_whiskers_reach_to_one_and_a_half_times_the_box(more, n_beyond):
+    values = np.array([[-4 - more, 1, 2, 3, 4, 5, 6, 7, 12 + more]])
+    result = xr.Dataset({"r2": (("layer", "unit"), values)}, {"layer": [3]})
+    figure = plot.unit_distribution(result, show="r2")
+    (box,) = figure.Boxes.I["units"].dframe().itertuples()
+    assert (box.lower, box.median, box.upper) == (2, 4, 6)
+    assert box.beyond == n_beyond == len(figure.Outliers.I["units"])
+    ends = figure.Whiskers.I["units"].dframe().iloc[:, [1, 3]].to_numpy()
+    assert (ends.min(), ends.max()) == ((1, 7) if n_beyond else (-4, 12))
+
+
 def test_lines_of_all_and_of_the_best_units_go_through_the_boxes():
     result = scan()
     together = result.importance.max("unit").to_dataset() * 2

@@ -7,6 +7,7 @@ import sys
 import termios
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import dask
 import pytest
@@ -33,6 +34,15 @@ def test_a_failure_ends_what_has_not_begun(tmp_path):
 def test_the_synchronous_scheduler_has_one_worker():
     with dask.config.set(scheduler="sync"):
         assert n_workers() == 1
+
+
+@pytest.mark.parametrize(("threads", "expected"), [({}, 1), ({"a": 1}, 1), ({"a": 2, "b": 1}, 3)])
+def test_the_workers_of_a_cluster_are_its_threads_or_one_that_is_to_come(
+    monkeypatch, threads, expected
+):
+    client = SimpleNamespace(nthreads=lambda: threads)
+    monkeypatch.setattr("mlem_xr.running.executor.current_client", lambda: client)
+    assert n_workers() == expected
 
 
 BLAS = """
