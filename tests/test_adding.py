@@ -211,17 +211,17 @@ def test_what_does_not_fit_is_refused_and_nothing_is_recorded(
 
 def test_what_does_not_fit_its_sentences_makes_no_store(tmp_path, stimuli, values):
     path = tmp_path / "new.zarr"
-    with pytest.raises(InputError, match="array: 39 sentences; expected 40"):
+    with pytest.raises(InputError, match="^array: 39 sentences; expected 40"):
         mx.add_activations(path, values[:, 1:], model="brain", stimuli=stimuli)
     assert not path.exists()
 
 
 def test_dimensions_that_a_store_has_not_are_refused(path, stimuli, values):
     array = xr.DataArray(values, dims=("subject", "sentence", "unit"))
-    with pytest.raises(InputError, match="array: it has the dimensions 'subject', which a store"):
+    with pytest.raises(InputError, match="^array: it has the dimensions 'subject', which a store"):
         mx.add_activations(path, array, model="brain", stimuli=stimuli)
     array = xr.DataArray(values, dims=("step", "sentence", "unit"))
-    with pytest.raises(InputError, match="step: none given; expected the 3 labels"):
+    with pytest.raises(InputError, match="^step: none given; expected the 3 labels"):
         mx.add_activations(path, array, model="brain", stimuli=stimuli)
     assert not path.exists()
 
@@ -229,7 +229,7 @@ def test_dimensions_that_a_store_has_not_are_refused(path, stimuli, values):
 def test_sentences_in_another_order_are_refused(path, stimuli, values):
     array = xr.DataArray(values, dims=("layer", "sentence", "unit"))
     shuffled = array.assign_coords(sentence=range(N)).isel(sentence=slice(None, None, -1))
-    with pytest.raises(InputError, match="array: its sentences have the labels 39, 38, 37"):
+    with pytest.raises(InputError, match="^array: its sentences have the labels 39, 38, 37"):
         mx.add_activations(path, shuffled, model="brain", stimuli=stimuli)
 
 

@@ -249,9 +249,9 @@ def test_outputs_are_documented(name):
 
 
 def test_options_check_themselves():
-    with pytest.raises(InputError, match="level: found -1; expected an integer of at least 0"):
+    with pytest.raises(InputError, match="^level: found -1; expected an integer of at least 0"):
         ToyOptions(level=-1)
-    with pytest.raises(InputError, match="spread: unknown value 'yes'; known: False, True"):
+    with pytest.raises(InputError, match="^spread: unknown value 'yes'; known: False, True"):
         ToyOptions(spread="yes")
     assert ToyOptions(spread=np.True_).spread is True
     assert ToyOptions().settings() == ToyOptions.defaults()
@@ -473,5 +473,5 @@ def test_units_say_how_an_output_grows_with_the_activations(activations, name):
 
 def test_activations_along_more_dimensions_than_a_store_has_are_not_of_one(store):
     more = mx.open_store(store).expand_dims(subject=["a", "b"])
-    with pytest.raises(InputError, match="result: it has the dimension 'subject', so its activ"):
+    with pytest.raises(InputError, match="^result: it has the dimension 'subject', so its activ"):
         mx.save_results(mx.multivariate_importance(more), progress=False)

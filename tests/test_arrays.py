@@ -53,7 +53,7 @@ def test_features_may_be_a_table_of_another_library(voxels, table, brains) -> No
     """Without sentences as well; of several tables one has to be named."""
     arrow = pytest.importorskip("pyarrow").Table.from_pandas(table)
     assert mx.from_arrays(voxels, arrow, dims=DIMS).identical(brains)
-    with pytest.raises(InputError, match=r"features: found the tables 'train', 'test'; expected"):
+    with pytest.raises(InputError, match=r"^features: found the tables 'train', 'test'; expected"):
         mx.from_arrays(voxels, {"train": arrow, "test": arrow}, dims=DIMS)
 
 
@@ -322,7 +322,7 @@ def test_results_of_no_store_are_kept_by_themselves(brains, tmp_path):
     for data in (brains, brains.assign_attrs(stimuli_hash="x")):
         result = mx.multivariate_importance(data).assign_attrs(stimuli_hash="x")
         for store in (None, tmp_path / "x.zarr"):
-            with pytest.raises(InputError, match=r"result: it has no .*to_zarr\(path\) keeps it"):
+            with pytest.raises(InputError, match=r"^result: it has no .*to_zarr\(path\) keeps it"):
                 mx.save_results(result, store)
     for name in ("multivariate", "univariate", "mds"):
         result = EVERY[name](brains)
@@ -367,7 +367,7 @@ def test_titles_name_the_labels_that_are_selected(brains):
 def test_significance_of_other_subjects_is_refused(brains):
     scan = mx.univariate_importance(brains, **SCAN)
     test = mx.randomization_test(brains, per="unit", n_draws=9)
-    with pytest.raises(InputError, match="significant: no p-values for subject 'ben'"):
+    with pytest.raises(InputError, match="^significant: no p-values for subject 'ben'"):
         mx.plot.unit_map(scan, significant=test.sel(subject=["anna"]))
-    with pytest.raises(InputError, match="significant: it has the dimension 'subject'"):
+    with pytest.raises(InputError, match="^significant: it has the dimension 'subject'"):
         mx.plot.unit_map(scan.isel(subject=0, drop=True), significant=test)

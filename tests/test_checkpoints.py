@@ -168,7 +168,7 @@ def test_template_that_cannot_be_filled_in(option, template):
 @pytest.mark.parametrize("option", ["source", "revision"])
 @pytest.mark.parametrize("step", [None, -1])
 def test_template_with_a_step_needs_one(option, step):
-    with pytest.raises(InputError, match=f"step: none given, but {option}"):
+    with pytest.raises(InputError, match=f"^step: none given, but {option}"):
         resolve("m", 0, step, **{option: "at-{step}"})
 
 

@@ -261,25 +261,25 @@ def test_what_was_corrected_is_not_corrected_again(scan):
 
 
 def test_bad_input_is_named(scan):
-    with pytest.raises(InputError, match="scale: unknown value 'rel'; known: 'relative'"):
+    with pytest.raises(InputError, match="^scale: unknown value 'rel'; known: 'relative'"):
         cluster_units(scan, scale="rel")
-    with pytest.raises(InputError, match="correction: unknown value 'bh'; known: 'fdr'"):
+    with pytest.raises(InputError, match="^correction: unknown value 'bh'; known: 'fdr'"):
         cluster_units(scan, correction="bh")
     for max_clusters in (1, 2.5):
-        with pytest.raises(InputError, match=f"max_clusters: found {max_clusters}"):
+        with pytest.raises(InputError, match=f"^max_clusters: found {max_clusters}"):
             cluster_units(scan, max_clusters=max_clusters)
     for alpha in (0, 1.5, np.nan, True, "a"):
-        with pytest.raises(InputError, match="alpha: found"):
+        with pytest.raises(InputError, match="^alpha: found"):
             cluster_units(scan, alpha=alpha)
-    with pytest.raises(InputError, match="random_state: found -1"):
+    with pytest.raises(InputError, match="^random_state: found -1"):
         cluster_units(scan, random_state=-1)
-    with pytest.raises(InputError, match="univariate: 'importance' has no dimension 'unit'"):
+    with pytest.raises(InputError, match="^univariate: 'importance' has no dimension 'unit'"):
         cluster_units(scan.isel(unit=0))
-    with pytest.raises(InputError, match="univariate: 'importance' has no dimension 'feature'"):
+    with pytest.raises(InputError, match="^univariate: 'importance' has no dimension 'feature'"):
         cluster_units(scan.isel(feature=0))
-    with pytest.raises(InputError, match="univariate: no variable 'r2'"):
+    with pytest.raises(InputError, match="^univariate: no variable 'r2'"):
         cluster_units(scan.drop_vars("r2"))
-    with pytest.raises(InputError, match="univariate: expected an xarray Dataset"):
+    with pytest.raises(InputError, match="^univariate: expected an xarray Dataset"):
         cluster_units(scan["importance"])
 
 

@@ -115,23 +115,23 @@ def test_a_scan_of_activations_can_be_corrected(activations):
 @pytest.mark.parametrize("value", [-1e-9, 1 + 1e-9])
 def test_what_is_no_probability_is_refused(scan, method, value):
     scan["p_value"].loc[{"unit": 3}] = value
-    with pytest.raises(InputError, match="result: a p-value is below 0 or above 1"):
+    with pytest.raises(InputError, match="^result: a p-value is below 0 or above 1"):
         correct_p_values(scan, method=method)
 
 
 def test_bad_input_is_named(scan):
-    with pytest.raises(InputError, match="method: unknown value 'bonferroni'; known: 'fdr'"):
+    with pytest.raises(InputError, match="^method: unknown value 'bonferroni'; known: 'fdr'"):
         correct_p_values(scan, method="bonferroni")
-    with pytest.raises(InputError, match="result: no variable 'p_value'; found: 'r2'"):
+    with pytest.raises(InputError, match="^result: no variable 'p_value'; found: 'r2'"):
         correct_p_values(scan[["r2"]])
     with pytest.raises(
         InputError,
-        match="result: 'p_value' has no dimension 'unit'; found: 'seed',",
+        match="^result: 'p_value' has no dimension 'unit'; found: 'seed',",
     ):
         correct_p_values(scan.isel(unit=0))
     with pytest.raises(InputError, match="has no dimension 'unit'"):
         correct_p_values(scan.isel(unit=0), method=None)
-    with pytest.raises(InputError, match="result: expected an xarray Dataset"):
+    with pytest.raises(InputError, match="^result: expected an xarray Dataset"):
         correct_p_values(scan["p_value"])
     with pytest.raises(InputError, match=r"have been corrected already \(fdr\)"):
         correct_p_values(correct_p_values(scan))

@@ -290,11 +290,11 @@ def test_five_sentences_of_a_class_suffice(activations, recwarn):
 
 
 def test_bad_input_is_named(activations):
-    with pytest.raises(InputError, match="features: unknown value 'tense'"):
+    with pytest.raises(InputError, match="^features: unknown value 'tense'"):
         decoding_baseline(activations, features=["tense"])
-    with pytest.raises(InputError, match="random_state: found -1"):
+    with pytest.raises(InputError, match="^random_state: found -1"):
         decoding_baseline(activations, random_state=-1)
-    with pytest.raises(InputError, match="random_state: found None"):
+    with pytest.raises(InputError, match="^random_state: found None"):
         decoding_baseline(activations, random_state=None)
     with pytest.raises(InputError, match="no variable 'activation'"):
         decoding_baseline(activations.rename(activation="values"))

@@ -359,13 +359,13 @@ def test_bad_options_are_refused(options, message):
 def test_names_that_make_subsets_ambiguous_are_refused(names):
     rng = np.random.default_rng(0)
     data = dataset({name: rng.integers(0, 2, 30) for name in names}, rng.normal(size=(30, 2)))
-    with pytest.raises(InputError, match="features: found .*two subsets would be called"):
+    with pytest.raises(InputError, match="^features: found .*two subsets would be called"):
         mx.decompose(data)
 
 
 def test_too_few_sentences_are_named():
     data = random_data(0, n=6)
-    with pytest.raises(InputError, match="folds: 6 sentences leave a fold of 'sentences' without"):
+    with pytest.raises(InputError, match="^folds: 6 sentences leave a fold of 'sentences' without"):
         mx.decompose(data, folds="sentences")
 
 

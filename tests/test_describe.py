@@ -191,7 +191,7 @@ def test_levels_are_sorted(values: list, expected: list) -> None:
 
 
 def test_no_feature() -> None:
-    with pytest.raises(InputError, match="features: none found"):
+    with pytest.raises(InputError, match="^features: none found"):
         describe_stimuli(xr.Dataset(coords={"text": ("sentence", list("abcd"))}))
 
 

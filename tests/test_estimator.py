@@ -96,9 +96,9 @@ def test_arrays_have_features_without_names():
 
 def test_what_cannot_be_fitted_is_named():
     table, units = data_of()
-    with pytest.raises(InputError, match="distance: unknown value 'near'"):
+    with pytest.raises(InputError, match="^distance: unknown value 'near'"):
         mx.MLEM(distance="near").fit(table, units)
-    with pytest.raises(InputError, match="activations: 59 sentences; expected 60"):
+    with pytest.raises(InputError, match="^activations: 59 sentences; expected 60"):
         mx.MLEM().fit(table, units[:59])
     units[2, 1] = np.nan
     with pytest.raises(InputError, match="NaN"):

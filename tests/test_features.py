@@ -257,7 +257,7 @@ def test_conditional_importance_takes_few_distances():
             mx.multivariate_importance(data, conditional=conditional)["importance"]
         ).all()
     many = data_of(table_of(300))
-    with pytest.raises(InputError, match="conditional: .* too many different distances"):
+    with pytest.raises(InputError, match="^conditional: .* too many different distances"):
         mx.multivariate_importance(many, conditional="exact")
 
 
@@ -517,12 +517,12 @@ def test_distances_that_are_none_are_named(change, message):
 
 
 def test_precomputed_distances_are_asked_for_in_words(activations):
-    with pytest.raises(InputError, match="activations: no variable 'distance', which distance="):
+    with pytest.raises(InputError, match="^activations: no variable 'distance', which distance="):
         mx.multivariate_importance(activations, distance="precomputed")
     distance = mx.distances(activations).to_dataset(name="distance")
     with pytest.raises(InputError, match="no variable 'activation'"):
         mx.multivariate_importance(distance)
-    with pytest.raises(InputError, match="zscore: found True; expected False"):
+    with pytest.raises(InputError, match="^zscore: found True; expected False"):
         mx.multivariate_importance(distance, distance="precomputed", zscore=True)
     with pytest.raises(InputError, match="'precomputed' means nothing for a single unit"):
         mx.univariate_importance(activations, distance="precomputed")

@@ -262,7 +262,7 @@ def test_infinite_activations_are_named(activations):
 )
 def test_a_feature_without_contrast_is_named_and_has_no_importance(activations, values, message):
     data = activations.assign_coords(number=("sentence", values))
-    with pytest.warns(UserWarning, match=f"features: {message}"):
+    with pytest.warns(UserWarning, match=f"^features: {message}"):
         result = mx.multivariate_importance(data)
     part = result.sel(feature="number")
     assert (part["importance"] == 0).all()
@@ -308,35 +308,35 @@ def test_zscored_distances(activations):
 
 
 def test_bad_options_are_named(activations):
-    with pytest.raises(InputError, match="distance: unknown value 'euclid'; known: 'euclidean'"):
+    with pytest.raises(InputError, match="^distance: unknown value 'euclid'; known: 'euclidean'"):
         mx.multivariate_importance(activations, distance="euclid")
-    with pytest.raises(InputError, match="distance: 'cosine' means nothing for a single unit"):
+    with pytest.raises(InputError, match="^distance: 'cosine' means nothing for a single unit"):
         mx.univariate_importance(activations, distance="cosine")
-    with pytest.raises(InputError, match="distance: 'correlation' means nothing"):
+    with pytest.raises(InputError, match="^distance: 'correlation' means nothing"):
         mx.univariate_importance(activations, distance="correlation")
-    with pytest.raises(InputError, match="features: unknown value 'tense'"):
+    with pytest.raises(InputError, match="^features: unknown value 'tense'"):
         mx.multivariate_importance(activations, features=["tense"])
-    with pytest.raises(InputError, match="folds: unknown value 'blocks'"):
+    with pytest.raises(InputError, match="^folds: unknown value 'blocks'"):
         mx.multivariate_importance(activations, folds="blocks")
-    with pytest.raises(InputError, match="alphas: found"):
+    with pytest.raises(InputError, match="^alphas: found"):
         mx.multivariate_importance(activations, alphas=[0.0, 1.0])
     for alphas in ([1e-9, 1.0], "a", None):
-        with pytest.raises(InputError, match="alphas: found .*; expected"):
+        with pytest.raises(InputError, match="^alphas: found .*; expected"):
             mx.multivariate_importance(activations, alphas=alphas)
-    with pytest.raises(InputError, match="features: unknown value 3; known: 'number'"):
+    with pytest.raises(InputError, match="^features: unknown value 3; known: 'number'"):
         mx.multivariate_importance(activations, features=3)
-    with pytest.raises(InputError, match="random_state: found -1"):
+    with pytest.raises(InputError, match="^random_state: found -1"):
         mx.multivariate_importance(activations, random_state=-1)
-    with pytest.raises(InputError, match="activations: 3 sentences; expected at least 4"):
+    with pytest.raises(InputError, match="^activations: 3 sentences; expected at least 4"):
         mx.multivariate_importance(activations.isel(sentence=slice(0, 3)))
     with pytest.raises(InputError, match="no variable 'activation'"):
         mx.multivariate_importance(activations.rename(activation="values"))
     flat = activations.isel(unit=0)
     with pytest.raises(InputError, match="which lack 'unit'"):
         mx.multivariate_importance(flat)
-    with pytest.raises(InputError, match="zscore: unknown value 'no'; known: False, True"):
+    with pytest.raises(InputError, match="^zscore: unknown value 'no'; known: False, True"):
         mx.multivariate_importance(activations, zscore="no")
-    with pytest.raises(InputError, match="target: unknown value 'cube'; known: 'square', 'none'"):
+    with pytest.raises(InputError, match="^target: unknown value 'cube'; known: 'square', 'none'"):
         mx.multivariate_importance(activations, target="cube")
     with pytest.raises(InputError, match="has the dimension 'fold'; .*rename it"):
         mx.multivariate_importance(activations.expand_dims("fold"))
@@ -344,7 +344,7 @@ def test_bad_options_are_named(activations):
 
 def test_an_undefined_distance_is_named(activations):
     activations["activation"][..., 5, :] = 1.0
-    with pytest.raises(InputError, match="distance: 'correlation' is undefined .* sentence 5"):
+    with pytest.raises(InputError, match="^distance: 'correlation' is undefined .* sentence 5"):
         mx.multivariate_importance(activations, distance="correlation")
 
 

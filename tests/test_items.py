@@ -207,7 +207,7 @@ def test_what_the_attribute_names_is_no_feature() -> None:
     data = mx.read_stimuli(TABLE).assign_attrs(items=["noun"])
     del data.attrs["features"]
     assert check_features(data) == ["tense", "gender", "verb"]
-    with pytest.raises(InputError, match="features: unknown value 'noun'; known: 'tense'"):
+    with pytest.raises(InputError, match="^features: unknown value 'noun'; known: 'tense'"):
         check_features(data, ["noun"])
 
 

@@ -280,7 +280,7 @@ def test_three_items_have_an_error_and_no_warning(activations):
 
 def test_too_few_items_have_no_error_and_are_named(activations):
     data = activations.assign_coords(number=("sentence", np.arange(40) % 2))
-    with pytest.warns(UserWarning, match="items: number have fewer than 3 items"):
+    with pytest.warns(UserWarning, match="^items: number have fewer than 3 items"):
         result = mx.univariate_importance(
             data.assign_coords(noun=("sentence", np.arange(40) % 2)),
             **{

@@ -128,7 +128,7 @@ def test_a_checkpoint_that_fails_is_listed_and_the_others_go_on(client, saved, t
         assert (causes[1], causes[3]) == ("", "")
         said = sorted(str(warning.message) for warning in warned)
         assert said == [f"runs (seed {s}, step -1) is not recorded: {causes[s]}" for s in (0, 2)]
-        with pytest.raises(InputError, match=r"model: all 2 checkpoints failed: runs \(seed 0"):
+        with pytest.raises(InputError, match=r"^model: all 2 checkpoints failed: runs \(seed 0"):
             record(saved, tmp_path / "other.zarr", seed=[0, 2])
         with pytest.raises(InputError, match="^activation: NaN"):
             record(saved, tmp_path / "other.zarr", seed=2)

@@ -155,13 +155,13 @@ def test_the_permutations_of_a_design_are_made_once(monkeypatch):
 
 
 def test_bad_features_are_named(stimuli):
-    with pytest.raises(InputError, match="features: unknown value 'tense'; known: 'number'"):
+    with pytest.raises(InputError, match="^features: unknown value 'tense'; known: 'number'"):
         feature_distances(stimuli, features=["tense"])
     with pytest.raises(InputError, match="named twice"):
         feature_distances(stimuli, features=["number", "number"])
     with pytest.raises(InputError, match="empty list"):
         feature_distances(stimuli, features=[])
-    with pytest.raises(InputError, match="features: none found"):
+    with pytest.raises(InputError, match="^features: none found"):
         feature_distances(xr.Dataset(coords={"sentence": range(5)}))
     many = {f"f{i}": ("sentence", np.arange(5)) for i in range(65)}
     with pytest.raises(InputError, match="65 found; expected at most 64"):
@@ -169,5 +169,5 @@ def test_bad_features_are_named(stimuli):
 
 
 def test_too_few_sentences_for_the_folds_are_refused():
-    with pytest.raises(Undefined, match="folds: 4 sentences .* without training or validation"):
+    with pytest.raises(Undefined, match="^folds: 4 sentences .* without training or validation"):
         pair_design(features_of(random_codes(4, 1)), folds="sentences")

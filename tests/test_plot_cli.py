@@ -148,5 +148,5 @@ def test_words_become_values():
     assert _palette(("viridis",)) == "viridis"
     assert _palette(("red", "blue")) == ["red", "blue"]
     assert _palette(("a=red", "b=blue")) == {"a": "red", "b": "blue"}
-    with pytest.raises(InputError, match="palette: found 'red'; expected two words with ="):
+    with pytest.raises(InputError, match="^palette: found 'red'; expected two words with ="):
         _palette(("a=blue", "red"))

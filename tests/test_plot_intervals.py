@@ -284,5 +284,5 @@ def test_frames_of_one_seed_have_no_interval_beside_those_of_several(tmp_path, e
     "errorbar", ["sd", 95, ("se", 95), ("ci", 0), ("ci", 100), ("ci", "95"), ("ci", True), True]
 )
 def test_impossible_error_bars_are_named(errorbar):
-    with pytest.raises(InputError, match="errorbar: found .*; expected 'auto', 'ci', 'se'"):
+    with pytest.raises(InputError, match="^errorbar: found .*; expected 'auto', 'ci', 'se'"):
         plot.feature_importance(profile(), errorbar=errorbar)

@@ -79,7 +79,7 @@ def test_correlation_of_stimuli():
     ],
 )
 def test_correlation_names_bad_input(data, message):
-    with pytest.raises(InputError, match=f"correlations: .*{message}"):
+    with pytest.raises(InputError, match=f"^correlations: .*{message}"):
         plot.correlation(data)
 
 

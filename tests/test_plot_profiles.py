@@ -491,11 +491,11 @@ def test_the_looks_of_decoding_are_those_of_importance():
 
 
 def test_decoding_without_common_labels_is_refused():
-    with pytest.raises(InputError, match="decoding: none of its labels are those of the result"):
+    with pytest.raises(InputError, match="^decoding: none of its labels are those of the result"):
         plot.feature_importance(profile(), decoding=areas().assign_coords(layer=[7, 8, 9, 10]))
-    with pytest.raises(InputError, match="decoding: no variable 'auc'"):
+    with pytest.raises(InputError, match="^decoding: no variable 'auc'"):
         plot.feature_importance(profile(), decoding=profile())
-    with pytest.raises(InputError, match="decoding: it has the dimension 'model'"):
+    with pytest.raises(InputError, match="^decoding: it has the dimension 'model'"):
         plot.feature_importance(profile().isel(model=0, drop=True), decoding=areas())
 
 
@@ -517,7 +517,7 @@ def test_a_decoding_result_alone_is_drawn():
         values = numbers(frame, feature).value
         np.testing.assert_allclose(values, expected.sel(feature=feature))
     assert frame.traverse(lambda e: e.data, [hv.HLine]) == [0.5]
-    with pytest.raises(InputError, match="result: no variable 'auc'"):
+    with pytest.raises(InputError, match="^result: no variable 'auc'"):
         plot.decoding(profile())
 
 
@@ -549,18 +549,18 @@ def test_two_profiles_are_compared_on_one_axis_with_their_difference():
 def test_what_cannot_be_compared_is_named():
     result = importances(step=1)
     first = result.sel(model="bert")
-    with pytest.raises(InputError, match="second: it has no labels in common"):
+    with pytest.raises(InputError, match="^second: it has no labels in common"):
         plot.compare(first, result.sel(model="mini").assign_coords(layer=[7, 8, 9, 10]))
-    with pytest.raises(InputError, match="second: it has the dimensions"):
+    with pytest.raises(InputError, match="^second: it has the dimensions"):
         plot.compare(first, result)
-    with pytest.raises(InputError, match="names: found 'a'; expected two"):
+    with pytest.raises(InputError, match="^names: found 'a'; expected two"):
         plot.compare(first, first, names="a")
-    with pytest.raises(InputError, match="second: no variable 'importance'"):
+    with pytest.raises(InputError, match="^second: no variable 'importance'"):
         plot.compare(first, first.rename(importance="auc"))
 
 
 def test_top_k_names_bad_input():
-    with pytest.raises(InputError, match="show: unknown value 'p'; known: 'importance', 'r2'"):
+    with pytest.raises(InputError, match="^show: unknown value 'p'; known: 'importance', 'r2'"):
         plot.top_k(top_units(), show="p")
     with pytest.raises(InputError, match="no coordinate 'k'"):
         plot.top_k(profile())

@@ -452,7 +452,7 @@ def test_a_refused_figure_leaves_no_folder(tmp_path):
 
 
 def test_something_else_than_a_figure_is_refused(tmp_path):
-    with pytest.raises(InputError, match="figure: expected a HoloViews object, found Dataset"):
+    with pytest.raises(InputError, match="^figure: expected a HoloViews object, found Dataset"):
         plot.save(profile(), tmp_path / "p.png")
 
 

@@ -65,13 +65,13 @@ def test_clusters_lie_on_one_scale():
 
 
 def test_clusters_names_bad_input():
-    with pytest.raises(InputError, match="cluster: its coordinates are not those of univariate"):
+    with pytest.raises(InputError, match="^cluster: its coordinates are not those of univariate"):
         plot.clusters(scan(), groups().assign_coords(layer=[1, 3]))
-    with pytest.raises(InputError, match="cluster: no unit belongs"):
+    with pytest.raises(InputError, match="^cluster: no unit belongs"):
         plot.clusters(scan(), groups() * 0 - 1)
-    with pytest.raises(InputError, match="cluster: expected a DataArray with a dimension 'unit'"):
+    with pytest.raises(InputError, match="^cluster: expected a DataArray with a dimension 'unit'"):
         plot.clusters(scan(), groups().isel(unit=0))
-    with pytest.raises(InputError, match="univariate: 'importance' has no dimension 'unit'"):
+    with pytest.raises(InputError, match="^univariate: 'importance' has no dimension 'unit'"):
         plot.clusters(scan().isel(unit=0), groups())
 
 
@@ -158,9 +158,9 @@ def test_lines_of_all_and_of_the_best_units_go_through_the_boxes():
             expected = factor * together.importance.sel(feature=feature)
             np.testing.assert_allclose(line.importance, expected)
     assert "line: all units, dashed: best k units" in figure.label
-    with pytest.raises(InputError, match="top_units: no coordinate 'k'"):
+    with pytest.raises(InputError, match="^top_units: no coordinate 'k'"):
         plot.unit_distribution(result, top_units=together)
-    with pytest.raises(InputError, match="multivariate: none of its labels"):
+    with pytest.raises(InputError, match="^multivariate: none of its labels"):
         plot.unit_distribution(result, multivariate=together.assign_coords(layer=[8, 9]))
 
 
@@ -179,9 +179,9 @@ def test_unit_distribution_draws_scores_and_selects_features():
     figure = plot.unit_distribution(result, top=2)
     assert len(figure.Boxes.I) == 2
     assert "top 2 of 3 features" in figure.label
-    with pytest.raises(InputError, match="features: unknown value 'person'"):
+    with pytest.raises(InputError, match="^features: unknown value 'person'"):
         plot.unit_distribution(result, features=["person"])
-    with pytest.raises(InputError, match="univariate: 'r2' has no dimension 'unit'"):
+    with pytest.raises(InputError, match="^univariate: 'r2' has no dimension 'unit'"):
         plot.unit_distribution(result.isel(unit=0), show="r2")
 
 
@@ -262,11 +262,11 @@ def test_units_of_concatenated_layers_go_back_to_their_layers():
 
 
 def test_unit_map_names_bad_input():
-    with pytest.raises(InputError, match="univariate: 'importance' has no dimension 'unit'"):
+    with pytest.raises(InputError, match="^univariate: 'importance' has no dimension 'unit'"):
         plot.unit_map(scan().isel(unit=0))
-    with pytest.raises(InputError, match="columns: found 0"):
+    with pytest.raises(InputError, match="^columns: found 0"):
         plot.unit_map(scan(), columns=0)
-    with pytest.raises(InputError, match="show: unknown value 'auc'"):
+    with pytest.raises(InputError, match="^show: unknown value 'auc'"):
         plot.unit_map(scan(), show="auc")
 
 
@@ -396,7 +396,7 @@ def test_units_of_concatenated_layers_find_their_p_values():
     np.testing.assert_array_equal(
         veil(drawn), p_values_of_units().p_value_max.sel(feature="tense") < 0.05
     )
-    with pytest.raises(InputError, match=r"significant: no p-values for unit \(2, 0\)"):
+    with pytest.raises(InputError, match=r"^significant: no p-values for unit \(2, 0\)"):
         plot.unit_map(whole, significant=test.isel(unit=slice(12)))
 
 
@@ -441,12 +441,12 @@ def test_p_values_that_cannot_mark_units_are_named(draw):
         (test + 1, "'p_value_max' holds values below 0 or above 1"),
         (test.where(test.layer == 1), r"'p_value_max' is NaN where .* \(layer 2, unit 0, feature"),
     ):
-        with pytest.raises(InputError, match=f"significant: {message}"):
+        with pytest.raises(InputError, match=f"^significant: {message}"):
             draw(result, features=FEATURES, significant=significant)
-    with pytest.raises(InputError, match="significant: .* expected show='importance'"):
+    with pytest.raises(InputError, match="^significant: .* expected show='importance'"):
         draw(result, show="r2", significant=test)
     for alpha in (0, 1, -0.1, True, "0.05", float("nan")):
-        with pytest.raises(InputError, match="alpha: found .*; expected a number between 0 and 1"):
+        with pytest.raises(InputError, match="^alpha: found .*; expected a number between 0 and 1"):
             draw(result, alpha=alpha)
 
 

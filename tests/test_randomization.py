@@ -521,7 +521,7 @@ def test_items_tell_saved_results_apart(store):
     assert mx.open_results(store, "randomization_test", n_draws=9).attrs["settings"]["items"] == {}
     with pytest.raises(InputError, match="none saved .* with items gender=noun"):
         mx.open_results(store, "randomization_test", items={"gender": "noun"})
-    with pytest.raises(InputError, match="items: found 3; expected a mapping"):
+    with pytest.raises(InputError, match="^items: found 3; expected a mapping"):
         mx.open_results(store, "randomization_test", items=3)
 
 
@@ -566,10 +566,10 @@ def test_bad_input_is_named(activations):
     ]:
         with pytest.raises(InputError, match=message):
             mx.randomization_test(data, items=given)
-    with pytest.raises(InputError, match="n_draws: found 0; expected an integer of at least 1"):
+    with pytest.raises(InputError, match="^n_draws: found 0; expected an integer of at least 1"):
         mx.randomization_test(data, n_draws=0)
-    with pytest.raises(InputError, match="per: unknown value 'voxel'; known: 'layer', 'unit'"):
+    with pytest.raises(InputError, match="^per: unknown value 'voxel'; known: 'layer', 'unit'"):
         mx.randomization_test(data, per="voxel")
-    with pytest.raises(InputError, match="distance: 'cosine' means nothing for a single unit"):
+    with pytest.raises(InputError, match="^distance: 'cosine' means nothing for a single unit"):
         mx.randomization_test(data, per="unit", distance="cosine")
     mx.randomization_test(data, per="layer", distance="cosine", n_draws=1)

@@ -214,7 +214,7 @@ def test_settings_are_kept_apart(store):
     np.testing.assert_array_equal(cosine["importance"], expected["importance"])
     with pytest.raises(InputError, match="none saved for multivariate_importance"):
         mx.open_results(store, "multivariate_importance", zscore=True)
-    with pytest.raises(InputError, match="analysis: unknown value 'anova'; known: 'multivariate"):
+    with pytest.raises(InputError, match="^analysis: unknown value 'anova'; known: 'multivariate"):
         mx.open_results(store, "anova")
 
 
@@ -343,7 +343,7 @@ def test_refresh_follows_the_order_of_dependency(store):
     for stage in ("importance", "distances", "activations"):
         assert save(result, store, refresh=[stage])["computed"] == 16
     assert save(result, store, refresh=["mds"])["skipped"] == 16
-    with pytest.raises(InputError, match="refresh: unknown value 'weights'; known: 'activations'"):
+    with pytest.raises(InputError, match="^refresh: unknown value 'weights'; known: 'activations'"):
         save(result, store, refresh=["weights"])
 
 
@@ -372,7 +372,7 @@ def test_parts_of_a_result_are_refused(store):
         best.sel(k=2),
         mx.mds(data).isel(sentence=[1, 2, 3]),
     ):
-        with pytest.raises(InputError, match="result: a part of"):
+        with pytest.raises(InputError, match="^result: a part of"):
             save(part, store)
     for function in (mx.multivariate_importance, mx.mds, mx.decoding_baseline):
         with pytest.raises(InputError, match="2 units; the store has 5"):
@@ -433,9 +433,9 @@ def test_unknown_settings_are_named(store):
         mx.open_results(store, "multivariate_importance", distanse="euclidean")
     with pytest.raises(InputError, match="none saved for top_unit_importance .*; saved: nothing"):
         mx.open_results(store, "top_unit_importance")
-    with pytest.raises(InputError, match="zscore: unknown value 'no'; known: False, True"):
+    with pytest.raises(InputError, match="^zscore: unknown value 'no'; known: False, True"):
         mx.open_results(store, "multivariate_importance", zscore="no")
-    with pytest.raises(InputError, match="univariate: found 3; expected a mapping"):
+    with pytest.raises(InputError, match="^univariate: found 3; expected a mapping"):
         mx.open_results(store, "cluster_units", univariate=3)
     with pytest.raises(InputError, match="settings of univariate_importance: .*'zscor'"):
         mx.open_results(store, "cluster_units", univariate={"zscor": True})

@@ -18,9 +18,9 @@ def test_the_labels_that_are_asked_for_are_selected_in_their_order():
     assert select(data, {"layer": [3, 1, 3]}).layer.values.tolist() == [3, 1]
     assert select(data, {"layer": []}).layer.size == 3
     assert select(data, {"layer": None}).layer.size == 3
-    with pytest.raises(InputError, match="layer: unknown value 4; known: 1, 2, 3"):
+    with pytest.raises(InputError, match="^layer: unknown value 4; known: 1, 2, 3"):
         select(data, {"layer": [4]})
-    with pytest.raises(InputError, match="dimension: unknown value 'head'; known: 'layer'"):
+    with pytest.raises(InputError, match="^dimension: unknown value 'head'; known: 'layer'"):
         select(data, {"head": [1]})
 
 
@@ -34,7 +34,7 @@ def test_features_are_the_coordinates_over_sentences():
 
 def test_what_is_known_is_listed():
     assert choose("pooling", "mean", ["mean", "first-token"]) == "mean"
-    with pytest.raises(InputError, match="k: unknown value 3; known: none"):
+    with pytest.raises(InputError, match="^k: unknown value 3; known: none"):
         choose("k", np.int64(3), [])
 
 
@@ -42,7 +42,7 @@ def test_what_is_known_is_listed():
 def test_whole_numbers_of_a_range_are_accepted_alone(value):
     assert check_integer("n", np.int32(9), at_least=1, below=10) == 9
     with pytest.raises(
-        InputError, match="n: found .*; expected an integer of at least 1 and below"
+        InputError, match="^n: found .*; expected an integer of at least 1 and below"
     ):
         check_integer("n", value, at_least=1, below=10)
 
@@ -50,7 +50,7 @@ def test_whole_numbers_of_a_range_are_accepted_alone(value):
 def test_values_of_an_array_are_along_one_dimension():
     assert values_of("layer", np.array([1, 2])) == [1, 2]
     for array in (np.ones((2, 2)), xr.DataArray(np.ones((1, 2)))):
-        with pytest.raises(InputError, match="layer: found .*; expected one value or a list"):
+        with pytest.raises(InputError, match="^layer: found .*; expected one value or a list"):
             values_of("layer", array)
 
 

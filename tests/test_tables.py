@@ -99,7 +99,7 @@ def test_tables_are_written_and_read(activations, tmp_path, name):
 
 def test_bad_input_is_named(activations, tmp_path):
     result = mx.multivariate_importance(activations)
-    with pytest.raises(InputError, match="names: unknown value 'mlem'; known: 'mlem_xr', 'orig"):
+    with pytest.raises(InputError, match="^names: unknown value 'mlem'; known: 'mlem_xr', 'orig"):
         mx.to_dataframe(result, names="mlem")
     with pytest.raises(InputError, match="expected an xarray Dataset"):
         mx.to_dataframe(result["r2"])

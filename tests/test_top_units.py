@@ -122,7 +122,7 @@ def test_units_can_be_ranked_by_a_feature_with_the_name_of_a_score(activations):
     expected = mx.top_unit_importance(activations, plain_scan, by="number", k=1, **options)
     np.testing.assert_array_equal(best["chosen"], expected["chosen"])
     assert not (best["chosen"] == mx.top_unit_importance(named, scan, k=1)["chosen"]).all()
-    with pytest.raises(InputError, match="by: unknown value .*'feature:r2', 'frequency'"):
+    with pytest.raises(InputError, match="^by: unknown value .*'feature:r2', 'frequency'"):
         mx.top_unit_importance(named, scan, by="feature:tense", k=1)
 
 
@@ -152,16 +152,16 @@ def test_lazy_results_are_those_of_numpy(activations):
 
 def test_bad_options_are_named(activations):
     scan = mx.univariate_importance(activations)
-    with pytest.raises(InputError, match="univariate: no variable 'mae'; found: 'importance'"):
+    with pytest.raises(InputError, match="^univariate: no variable 'mae'; found: 'importance'"):
         mx.top_unit_importance(activations, scan, by="mae", k=1)
-    with pytest.raises(InputError, match="k: found 0; expected an integer of at least 1"):
+    with pytest.raises(InputError, match="^k: found 0; expected an integer of at least 1"):
         mx.top_unit_importance(activations, scan, k=[0, 3])
     for k in (2**40, np.array(3.0)):
-        with pytest.raises(InputError, match="k: found .*; expected an integer of at least 1"):
+        with pytest.raises(InputError, match="^k: found .*; expected an integer of at least 1"):
             mx.top_unit_importance(activations, scan, k=k)
     with pytest.raises(InputError, match="'mahalanobis' cannot be computed from .* shape .40, 1."):
         mx.top_unit_importance(activations, scan, k=1, distance="mahalanobis")
-    with pytest.raises(InputError, match="k: an empty list"):
+    with pytest.raises(InputError, match="^k: an empty list"):
         mx.top_unit_importance(activations, scan, k=[])
     with pytest.raises(InputError, match="its labels along 'layer' are not those"):
         mx.top_unit_importance(activations, scan.isel(layer=slice(0, 2)), k=1)
@@ -182,7 +182,7 @@ def test_a_scan_of_an_earlier_recording_is_refused(activations):
         return activations.assign_coords(fingerprint=marks)
 
     scan = mx.univariate_importance(recorded("earlier"))
-    with pytest.raises(InputError, match="univariate: the activations have been recorded again"):
+    with pytest.raises(InputError, match="^univariate: the activations have been recorded again"):
         mx.top_unit_importance(recorded("now"), scan, k=1)
 
 

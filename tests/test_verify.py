@@ -275,7 +275,7 @@ def test_a_checkpoint_that_is_written_again_meanwhile_is_said(store, monkeypatch
 
 
 def test_what_is_no_store_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="store: there is no store at"):
+    with pytest.raises(InputError, match="^store: there is no store at"):
         mx.verify_store(tmp_path / "nowhere.zarr")
 
 

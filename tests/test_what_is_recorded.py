@@ -175,14 +175,14 @@ def test_a_word_that_is_there_twice_is_refused():
 
 
 def test_pooling_over_words_needs_words(tmp_path, record):
-    with pytest.raises(InputError, match="pooling: 'target' needs a column 'target'"):
+    with pytest.raises(InputError, match="^pooling: 'target' needs a column 'target'"):
         record(networks.stimuli(), tmp_path / "no-such-network", pooling="target")
 
 
 def test_pooling_over_words_needs_a_fast_tokenizer(tmp_path, record, monkeypatch):
     folder = networks.save_bert(tmp_path / "net")
     monkeypatch.setattr(transformers.PreTrainedTokenizerFast, "is_fast", False)
-    with pytest.raises(InputError, match="pooling: 'target' needs a tokenizer that says which"):
+    with pytest.raises(InputError, match="^pooling: 'target' needs a tokenizer that says which"):
         record(TABLE, folder, pooling="target")
 
 
@@ -234,7 +234,7 @@ def test_layers_of_a_module_are_chosen_by_their_number(tmp_path, record):
     assert found["layer"].values.tolist() == [0, 2]
     expected = outputs(folder, ATTENTION, [0, 2])
     np.testing.assert_allclose(found["activation"].sel(pooling="first-token"), expected, atol=1e-5)
-    with pytest.raises(InputError, match="layer: unknown value 3; known: 0, 1, 2"):
+    with pytest.raises(InputError, match="^layer: unknown value 3; known: 0, 1, 2"):
         record(networks.stimuli(), folder, module=ATTENTION, layer=3, overwrite=True)
 
 
@@ -242,12 +242,12 @@ def test_a_name_that_fits_nothing_gets_similar_ones(tmp_path, record):
     folder = networks.save_bert(tmp_path / "net")
     pattern = "bert.encoder.layer.{layer}.attention.output.dens"
     with pytest.raises(
-        InputError, match="module: .* is no module of BertModel; similar: "
+        InputError, match="^module: .* is no module of BertModel; similar: "
     ) as error:
         record(networks.stimuli(), folder, module=pattern)
     assert f"'{ATTENTION}'" in str(error.value)
     for wrong in ("encoder", "{layer}.{layer}", "", 5):
-        with pytest.raises(InputError, match="module: found .*; expected the name of a module"):
+        with pytest.raises(InputError, match="^module: found .*; expected the name of a module"):
             record(networks.stimuli(), folder, module=wrong)
     assert not (tmp_path / "store.zarr").exists()
 
@@ -255,7 +255,7 @@ def test_a_name_that_fits_nothing_gets_similar_ones(tmp_path, record):
 def test_a_module_without_a_vector_per_token_is_refused(tmp_path, record):
     folder = networks.save_bert(tmp_path / "net")
     state = "encoder.layer.{layer}.attention.self.dropout"
-    with pytest.raises(InputError, match="module: .* is run 0 times|has outputs of its module of"):
+    with pytest.raises(InputError, match="^module: .* is run 0 times|has outputs of its module of"):
         record(networks.stimuli(), folder, module=state)
 
 
@@ -265,7 +265,7 @@ def test_a_module_that_is_run_several_times_is_refused(tmp_path, record):
     )
     folder = networks.save(tmp_path / "albert", config, networks.word_pieces())
     pattern = "encoder.albert_layer_groups.{layer}"
-    with pytest.raises(InputError, match="module: .* with 0 is run 2 times for a sentence"):
+    with pytest.raises(InputError, match="^module: .* with 0 is run 2 times for a sentence"):
         record(networks.stimuli(), folder, module=pattern)
 
 
@@ -275,12 +275,12 @@ def test_a_store_holds_one_kind_of_module(tmp_path, record):
     for module in (None, "encoder.layer.{layer}.output.dense"):
         for options in ({}, {"seed": 1}, {"overwrite": True}):
             with pytest.raises(
-                InputError, match="module: found .*; expected 'encoder.layer.{layer}.att"
+                InputError, match="^module: found .*; expected 'encoder.layer.{layer}.att"
             ):
                 record(networks.stimuli(), folder, module=module, **options)
     other = tmp_path / "other.zarr"
     record(networks.stimuli(), folder, store=other)
-    with pytest.raises(InputError, match="module: found 'encoder.*; expected None, as"):
+    with pytest.raises(InputError, match="^module: found 'encoder.*; expected None, as"):
         record(networks.stimuli(), folder, store=other, module=ATTENTION, seed=1)
     assert "module" not in mx.open_store(other).attrs
     states, own = (mx.open_store(p)["fingerprint"].item() for p in (other, tmp_path / "store.zarr"))
@@ -338,7 +338,7 @@ def test_revisions_may_be_named_for_each_step():
     [one] = resolve_all("olmo", [0], [1000], source="x/y", revision=names)
     assert one.revision == "step1000-tokens4B"
     with pytest.raises(
-        InputError, match="step: of revision: unknown value 500; known: 0, 1000, -1"
+        InputError, match="^step: of revision: unknown value 500; known: 0, 1000, -1"
     ):
         resolve_all("olmo", [0], [500], source="x/y", revision=names)
     for wrong, message in (
