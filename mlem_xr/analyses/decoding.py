@@ -127,7 +127,8 @@ def decoding_baseline(
     -----
     UserWarning
         If a feature has a single class, or fewer than 5 sentences in one, which do not suffice for
-        the folds: its results are NaN. The one warning names all such features.
+        the folds: its results are NaN. The one warning names all such features. When computed, if
+        all sentences have the same activations in a representation, but for rounding.
 
     References
     ----------
