@@ -92,15 +92,15 @@ def lift(
     sizes |= {dim: len(values) for dim, values in labels.items()}
     call = _Call(function, options, dict(inputs), shared, dict(outputs), sizes, along)
     names = _names(main, leading)
-    blocks = {
-        name: array.variable.transpose(*([] if name in shared else leading), *inputs[name])
+    blocks = [
+        array.variable.transpose(*([] if name in shared else leading), *inputs[name])
         for name, array in arrays.items()
-    }
+    ]
     dims = [*leading, *([along] if along else [])]
     if any(array.chunks is not None for array in arrays.values()):
         most = per_task(sizes.get("sentence", 0), options)
-        blocks = {name: _chunked(block, leading, along, most) for name, block in blocks.items()}
-        chunks = dict(next(iter(blocks.values())).chunksizes)
+        blocks = [_chunked(block, leading, along, most) for block in blocks]
+        chunks = dict(blocks[0].chunksizes)
         named = da.from_array(
             names,
             chunks=tuple(chunks[dim] for dim in leading),
@@ -111,8 +111,7 @@ def lift(
             _over_block,
             [*dims, "output"],
             *(named, leading),
-            *_constant(blocks, leading, along),
-            *(part for block in blocks.values() for part in (block.data, block.dims)),
+            *(part for block in blocks for part in (block.data, block.dims)),
             new_axes={"output": call.width},
             concatenate=True,
             dtype=np.float64,
@@ -121,7 +120,7 @@ def lift(
         )
     else:
         every = names[(slice(None),) * names.ndim]
-        packed = _over_block(every, None, *(block.values for block in blocks.values()), call=call)
+        packed = _over_block(every, *(block.values for block in blocks), call=call)
     return _unpacked(packed, dims, call)
 
 
@@ -142,52 +141,6 @@ def _chunked(
             min(most, size - start) for size in present for start in range(0, size, most)
         )
     return variable.chunk(chunks)
-
-
-def _constant(
-    blocks: Mapping[str, xr.Variable], leading: Sequence[str], along: str | None
-) -> tuple[Any, Sequence[str] | None]:
-    """Say of each representation that is cut along units whether it is constant: bool (leading).
-
-    A part cannot say so of itself: what is rounding beside its own units, and what is not, may be
-    the other way round beside all. Nothing (None) where none is cut.
-    """
-    activation = blocks.get("activation")
-    if activation is None or along != "unit" or len(activation.chunksizes["unit"]) == 1:
-        return None, None
-    dims = [*leading, "unit", "reach"]
-    reach = da.blockwise(
-        _reach,
-        dims,
-        *(activation.data, activation.dims),
-        new_axes={"reach": 2},
-        adjust_chunks={"unit": 1},
-        concatenate=True,
-        dtype=np.float64,
-        meta=np.empty((0,) * len(dims)),
-    )
-    found = da.blockwise(
-        _is_within,
-        leading,
-        *(reach, dims),
-        concatenate=True,
-        dtype=bool,
-        meta=np.empty((0,) * len(leading), bool),
-    )
-    return found, leading
-
-
-def _reach(activation: NDArray) -> NDArray:
-    """Find the `reach` of parts of representations: (leading..., part, 2)."""
-    *leading, _, _ = activation.shape
-    found = np.empty((*leading, 1, 2))
-    for where in np.ndindex(*leading):
-        found[where] = extent(activation[where]).reach
-    return found
-
-
-def _is_within(reach: NDArray) -> NDArray:
-    return reach[..., 0].max(axis=-1) <= reach[..., 1].max(axis=-1)
 
 
 @dataclass(frozen=True)
@@ -227,11 +180,8 @@ def _names(array: xr.DataArray, leading: Sequence[str]) -> _Names:
     return _Names(fixed, [[f"{dim}={value}" for value in array[dim].values] for dim in leading])
 
 
-def _over_block(names: NDArray, known: NDArray | None, *arrays: NDArray, call: _Call) -> NDArray:
-    """Loop over the representations of a block: (leading..., [along,] output), float64.
-
-    `known` says which representations are constant where the block has only a part of them.
-    """
+def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
+    """Loop over the representations of a block: (leading..., [along,] output), float64."""
     given = dict(zip(call.inputs, arrays, strict=True))
     lengths = [
         given[name].shape[dims.index(call.along) - len(dims)]
@@ -242,8 +192,9 @@ def _over_block(names: NDArray, known: NDArray | None, *arrays: NDArray, call: _
     constant = []
     for where in np.ndindex(names.shape):
         own = {name: a if name in call.shared else a[where] for name, a in given.items()}
-        is_constant = None if known is None else bool(known[where])
-        if _explain(own, str(names[where]), call, packed[where], is_constant):
+        is_constant = _explain(own, str(names[where]), call, packed[where])
+        # Where tasks cut the units, a block says nothing of the whole representation.
+        if is_constant and not call.along:
             constant.append(str(names[where]))
     if constant:
         warn(
@@ -254,13 +205,10 @@ def _over_block(names: NDArray, known: NDArray | None, *arrays: NDArray, call: _
     return packed
 
 
-def _explain(
-    arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray, is_constant: bool | None
-) -> bool:
+def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray) -> bool:
     """Call the function with the units that there are, and fill ([along,] output).
 
-    Returns whether there are activations that are the same in all sentences; `is_constant` says so
-    if it is known.
+    Returns whether there are activations that are the same in all sentences.
     """
     present = _present_units(arrays, call)
     if not present.any():
@@ -271,11 +219,6 @@ def _explain(
     activation = extent(arrays["activation"]) if "activation" in arrays else None
     if activation is not None and not activation.is_finite:
         raise InputError(f"activations: NaN or infinite values in {name}")
-    if is_constant is None:
-        is_constant = activation is not None and activation.is_constant
-    if is_constant and call.along == "unit":
-        # Units alone do not tell that they are rounding of others.
-        arrays["activation"] = np.zeros_like(arrays["activation"])
     try:
         outputs = call.function(**arrays, options=call.options)
     except Undefined as error:
@@ -285,7 +228,7 @@ def _explain(
             values = np.full((*packed.shape[:-1], *shape), np.nan)
             values[_where(present, output.dims)] = outputs[key]
             packed[..., part] = values.reshape(*packed.shape[:-1], -1)
-    return is_constant
+    return activation is not None and activation.is_constant
 
 
 def _present_units(arrays: Mapping[str, NDArray], call: _Call) -> Any:

@@ -192,20 +192,7 @@ class Extent(NamedTuple):
     @property
     def is_constant(self) -> bool:
         """Say whether all sentences have the same activations, but for rounding."""
-        spread, rounding = self.reach
-        return spread <= rounding
-
-    @property
-    def reach(self) -> tuple[float, float]:
-        """Return by how much a unit varies at most, and how much rounding may be at most.
-
-        Units without a number do not count.
-        """
-        with np.errstate(invalid="ignore"):
-            spread, rounding = (
-                float(np.fmax.reduce(each, initial=0.0)) for each in (self._spread, self._rounding)
-            )
-        return spread, rounding
+        return bool(self._spread.max(initial=0.0) <= self._rounding.max(initial=0.0))
 
     @property
     def constant_units(self) -> NDArray:
@@ -239,6 +226,13 @@ def extent(activation: NDArray) -> Extent:
 def is_constant(activation: NDArray) -> bool:
     """Say whether all sentences have the same activations, but for rounding."""
     return extent(activation).is_constant
+
+
+def constant_units(activation: NDArray) -> NDArray:
+    """Say which units are the same in all sentences, but for rounding: bool (unit)."""
+    found = extent(activation)
+    # Where all units are no more than rounding of the largest one, so is the representation.
+    return np.full(activation.shape[1], True) if found.is_constant else found.constant_units
 
 
 def without_rounding(activation: NDArray) -> NDArray:
