@@ -189,6 +189,19 @@ def test_constant_units_have_no_scores_and_no_importance(activations, recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan"])
+def test_units_within_the_rounding_of_the_largest_one_are_constant(activations, distance):
+    values = activations["activation"]
+    values[:] = 1e-3 * values / np.abs(values).max()
+    assert mx.univariate_importance(activations, distance=distance)["r2"].notnull().all()
+    values[..., 0, :, 0] = 1e6
+    result = mx.univariate_importance(activations, distance=distance)
+    assert result["r2"].sel(layer=1).isnull().all()
+    assert (result["importance"].sel(layer=1) == 0).all()
+    assert (result["p_value"].sel(layer=1) == 1).all()
+    assert result["r2"].sel(layer=[2, 3]).notnull().all()
+
+
 def test_a_prediction_that_is_constant_in_a_fold_has_no_correlation():
     """Its differences are rounding errors, which correlate with anything."""
     rng = np.random.default_rng(0)

@@ -138,8 +138,6 @@ def univariate_importance(
     -----
     UserWarning
         If a feature differs in no pair or in every pair: its importance is 0 and its p-value 1.
-        When computed, if all sentences have the same activations in a representation, but for
-        rounding: its scores are NaN, its importances 0 and its p-values 1.
 
     Examples
     --------
