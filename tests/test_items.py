@@ -529,3 +529,8 @@ def test_the_command_line_records_items_and_says_so(tmp_path: Path) -> None:
     assert mx.open_store(tmp_path / "s.zarr").attrs["items"] == ITEMS
     shown = CliRunner().invoke(app(), ["info", str(tmp_path / "s.zarr")]).stdout
     assert "6 sentences; tense, gender\nitems: noun, verb\n" in shown
+    words = ["multivariate", str(tmp_path / "s.zarr"), "--item", "none", "--layer", "1"]
+    result = CliRunner().invoke(app(), words)
+    assert result.exit_code == 0, result.output
+    opened = mx.open_results(tmp_path / "s.zarr", "multivariate_importance", items={})
+    assert opened.attrs["settings"]["items"] == {}

@@ -374,6 +374,10 @@ def test_top_k_marks_the_best_k_of_every_line_and_its_value(show, best):
         assert stars.loc[str(layer), "value"] == pytest.approx(value)
         words = [e.dframe().text for e in figure.traverse(lambda e: e, [hv.Labels])]
         assert f"{k}: {value:.3g}" in [text for part in words for text in part]
+    for labels in figure.traverse(lambda e: e, [hv.Labels]):
+        for label in labels.dframe().itertuples():
+            k = int(label.text.split(":")[0])
+            assert label.k < k if labels.group == "Left" else label.k > k
 
 
 def test_many_lines_have_marks_without_words():

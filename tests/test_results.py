@@ -353,6 +353,10 @@ def test_results_of_other_sentences_or_units_are_refused(store):
         save(mx.multivariate_importance(data.isel(sentence=slice(0, 30))), store)
     with pytest.raises(InputError, match="4 units; the store has 5"):
         save(mx.univariate_importance(data.isel(unit=slice(0, 4))), store)
+    result = mx.multivariate_importance(data)
+    del result.attrs["store"]
+    with pytest.raises(InputError, match="^store: none given, and the activations were not opened"):
+        mx.save_results(result)
     with pytest.raises(InputError, match="no attribute 'analysis'"):
         save(xr.Dataset(), store)
     with pytest.raises(InputError, match="no coordinate 'layer'"):

@@ -14,6 +14,7 @@ import networks
 from hub import COMMIT, hub
 from mlem_xr.networks import recording
 from mlem_xr.networks.checkpoints import resolve_all
+from mlem_xr.networks.modules import watched
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli.targets import target_spans
 
@@ -86,6 +87,16 @@ def test_characters_say_the_same_as_the_word(tmp_path, record):
     found = record(places, folder, pooling="target", store=tmp_path / "other.zarr")
     np.testing.assert_array_equal(found["activation"], words["activation"])
     assert found.attrs["stimuli_hash"] != words.attrs["stimuli_hash"]
+
+
+def test_modules_are_watched_no_longer_than_asked():
+    module, value = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    with watched({5: module}) as found:
+        expected = module(value)
+    module(value)
+    assert list(found) == [5]
+    [given] = found[5]
+    assert torch.equal(given, expected)
 
 
 def test_a_text_with_several_targets_is_run_once(tmp_path, record, monkeypatch):
