@@ -109,6 +109,20 @@ def test_a_damaged_result_is_computed_again_by_the_same_call(store, name, damage
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_layers_in_other_chunks_than_the_damaged_one_stay(store, monkeypatch, layer):
+    # Layers that are larger have chunks of their own.
+    monkeypatch.setattr("mlem_xr.store.saving._CHUNK_BYTES", 1)
+    scan = mx.univariate_importance(mx.open_store(store))
+    assert save(scan) == {"computed": 6}
+    [folder] = (store / "results/univariate_importance").glob("*/r2")
+    lose(folder / f"c/0/1/0/0/{layer}/0")
+    [row] = repair(store)
+    assert [row[dim] for dim in LABELS] == ["toy", 1, -1, "mean", layer + 1]
+    assert mx.list_results(store)["current"].tolist() == [6, 5]
+    assert save(scan) == {"computed": 1, "skipped": 5}
+
+
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
