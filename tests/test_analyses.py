@@ -24,6 +24,8 @@ from mlem_xr.analyses.base import Output
 from mlem_xr.analyses.options import Options, integer, option
 from mlem_xr.cli import app
 from mlem_xr.schema import REPRESENTATION, InputError
+from mlem_xr.store.identity import VERSION
+from mlem_xr.store.settings import find
 
 
 def level_means(activation, codes, options):
@@ -424,6 +426,15 @@ def test_a_result_of_stale_results_is_not_saved_as_one_of_the_new_activations(st
     fresh = best.sel(model="toy", seed=0, layer=2)
     assert save(fresh) == {"skipped": 2}
     assert save(best.sel(layer=2)) == {"skipped": 4, "not available": 2, "not recorded": 2}
+
+
+@pytest.mark.parametrize("versions", [("0.0.1", VERSION), (VERSION, "0.0.1")])
+def test_what_this_version_saved_is_meant(versions):
+    analysis = ANALYSES["mds"]
+    settings = {**analysis.options.defaults(), "n_units": 5}
+    saved = [{"settings": settings, "version": version} for version in versions]
+    now = {"features": [], "items": {}, "layers": None, "n_units": 5}
+    assert find(analysis, saved, {}, now=now) == versions.index(VERSION)
 
 
 def test_results_are_plain_zarr(store):
