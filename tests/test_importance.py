@@ -189,13 +189,17 @@ def test_constant_units_have_no_scores_and_no_importance(activations, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "manhattan"])
-def test_units_within_the_rounding_of_the_largest_one_are_constant(activations, distance):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"distance": "manhattan"}, {"folds": "sentences"}],
+    ids=["pairs", "manhattan", "levels"],
+)
+def test_units_within_the_rounding_of_the_largest_one_are_constant(activations, options):
     values = activations["activation"]
     values[:] = 1e-3 * values / np.abs(values).max()
-    assert mx.univariate_importance(activations, distance=distance)["r2"].notnull().all()
+    assert mx.univariate_importance(activations, **options)["r2"].notnull().all()
     values[..., 0, :, 0] = 1e6
-    result = mx.univariate_importance(activations, distance=distance)
+    result = mx.univariate_importance(activations, **options)
     assert result["r2"].sel(layer=1).isnull().all()
     assert (result["importance"].sel(layer=1) == 0).all()
     assert (result["p_value"].sel(layer=1) == 1).all()
