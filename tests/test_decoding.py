@@ -169,9 +169,17 @@ def test_a_feature_that_a_unit_carries_is_read_and_noise_is_not():
     assert absent["p_value"].median() > 0.05
 
 
-def test_activations_without_information_have_an_auc_of_a_half(activations):
-    activations["activation"][...] = 1.5
-    result = decoding_baseline(activations.isel(WHERE))
+@pytest.mark.parametrize("zscore", [False, True])
+@pytest.mark.parametrize("rounding", [0.0, 1e-7])
+def test_activations_without_information_have_an_auc_of_a_half(activations, rounding, zscore):
+    """Rounding may go with a feature: it depends on the batch, and that on the sentence."""
+    plural = activations["number"] == activations["number"][0]
+    size = 1 + activations["unit"] / 7
+    activations["activation"][...] = (size * (1 + rounding * plural)).astype(np.float32)
+    values = activations["activation"]
+    assert bool((values.max("sentence") > values.min("sentence")).any()) == bool(rounding)
+    with pytest.warns(UserWarning, match="^activations: all sentences .* explain in model="):
+        result = decoding_baseline(activations.isel(WHERE), zscore=zscore)
     assert (result["auc"] == 0.5).all()
     assert (result["std_error"] == 0).all()
     assert (result["p_value"] == 1).all()

@@ -195,15 +195,39 @@ def test_constant_units_have_no_scores_and_no_importance(activations, recwarn):
     ids=["pairs", "manhattan", "levels"],
 )
 def test_units_within_the_rounding_of_the_largest_one_are_constant(activations, options):
+    """However tasks cut the units: the largest one may be with others, or with none."""
     values = activations["activation"]
     values[:] = 1e-3 * values / np.abs(values).max()
     assert mx.univariate_importance(activations, **options)["r2"].notnull().all()
     values[..., 0, :, 0] = 1e6
-    result = mx.univariate_importance(activations, **options)
+    values[:, 1, ..., 0, :, 3] = np.nan
+    named = r"^activations: all sentences .* explain in (model=\w+, seed=\d.* layer=1(; )?){4} \("
+    with pytest.warns(UserWarning, match=named):
+        result = mx.univariate_importance(activations, **options)
     assert result["r2"].sel(layer=1).isnull().all()
-    assert (result["importance"].sel(layer=1) == 0).all()
-    assert (result["p_value"].sel(layer=1) == 1).all()
+    there = activations["activation"].sel(layer=1).notnull().any("sentence")
+    constant = result[["importance", "p_value"]].sel(layer=1)
+    assert (constant.isnull().any("feature") == ~there).all()
+    assert (constant["importance"].where(there, 0) == 0).all()
+    assert (constant["p_value"].where(there, 1) == 1).all()
     assert result["r2"].sel(layer=[2, 3]).notnull().all()
+    for cut in (-1, 1, 2, 5):
+        with pytest.warns(UserWarning, match="^activations: all sentences .* layer=1"):
+            found = mx.univariate_importance(activations.chunk(unit=cut), **options).compute()
+        xr.testing.assert_allclose(found, result, rtol=1e-9)
+
+
+@pytest.mark.parametrize("cut", [1, 3, -1])
+def test_units_are_no_rounding_where_another_one_varies(activations, cut):
+    """Beside a unit as large that is the same in all sentences, in whichever task that is."""
+    values = activations["activation"]
+    values[:] = 1e-3 * values / np.abs(values).max()
+    expected = mx.univariate_importance(activations).isel(unit=slice(1, 4))
+    assert expected["r2"].notnull().all()
+    values[..., 0] = 1e6
+    values[..., 4] *= 1e6
+    found = mx.univariate_importance(activations.chunk(unit=cut)).isel(unit=slice(1, 4))
+    xr.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_prediction_that_is_constant_in_a_fold_has_no_correlation():
@@ -364,7 +388,8 @@ def test_rounding_is_not_signal(stimuli, kind, distance):
     message = r"same activations, .* nothing to explain in layer=1; layer=3 \(the first"
     with pytest.warns(UserWarning, match=message):
         result = mx.multivariate_importance(data, distance=distance)
-    scan = mx.univariate_importance(data)
+    with pytest.warns(UserWarning, match=message):
+        scan = mx.univariate_importance(data)
     for found in (result.sel(layer=[1, 3]), scan.sel(layer=[1, 3])):
         assert np.isnan(found["r2"]).all()
         assert (found["importance"] == 0).all()

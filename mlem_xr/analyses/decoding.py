@@ -128,6 +128,8 @@ def decoding_baseline(
     UserWarning
         If a feature has a single class, or fewer than 5 sentences in one, which do not suffice for
         the folds: its results are NaN. The one warning names all such features.
+        When computed, if all sentences have the same activations in a representation, but for
+        rounding: the areas are 0.5 and the p-values 1.
 
     References
     ----------

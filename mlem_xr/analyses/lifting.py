@@ -39,6 +39,10 @@ class Output:
         return {"long_name": self.long_name, "units": self.units}
 
 
+_REACH = 2
+"""Last numbers of a row: by how much a unit varies, and how much of that may be rounding."""
+
+
 @dataclass(frozen=True)
 class _Call:
     """How a function is applied to the representations of a block."""
@@ -64,8 +68,18 @@ class _Call:
 
     @property
     def width(self) -> int:
-        """Return the length of a row."""
-        return max((part.stop for *_, part in self.parts()), default=0)
+        """Return the length of a row: the outputs, and the `reach` of its activations."""
+        return max((part.stop for *_, part in self.parts()), default=0) + _REACH
+
+    @property
+    def by_unit(self) -> bool:
+        """Return whether units are explained one by one, so that tasks may cut them."""
+        return self.along == "unit" and "activation" in self.inputs
+
+    @property
+    def beside_units(self) -> list[str]:
+        """Return the names of the inputs that have no units."""
+        return [name for name, dims in self.inputs.items() if "unit" not in dims]
 
 
 def lift(
@@ -92,35 +106,18 @@ def lift(
     sizes |= {dim: len(values) for dim, values in labels.items()}
     call = _Call(function, options, dict(inputs), shared, dict(outputs), sizes, along)
     names = _names(main, leading)
-    blocks = [
-        array.variable.transpose(*([] if name in shared else leading), *inputs[name])
+    blocks = {
+        name: array.variable.transpose(*([] if name in shared else leading), *inputs[name])
         for name, array in arrays.items()
-    ]
+    }
     dims = [*leading, *([along] if along else [])]
     if any(array.chunks is not None for array in arrays.values()):
         most = per_task(sizes.get("sentence", 0), options)
-        blocks = [_chunked(block, leading, along, most) for block in blocks]
-        chunks = dict(blocks[0].chunksizes)
-        named = da.from_array(
-            names,
-            chunks=tuple(chunks[dim] for dim in leading),
-            fancy=False,
-            meta=np.empty((0,) * len(leading), object),
-        )
-        packed = da.blockwise(
-            _over_block,
-            [*dims, "output"],
-            *(named, leading),
-            *(part for block in blocks for part in (block.data, block.dims)),
-            new_axes={"output": call.width},
-            concatenate=True,
-            dtype=np.float64,
-            meta=np.empty((0,) * (len(dims) + 1)),
-            call=call,
-        )
+        blocks = {name: _chunked(block, leading, along, most) for name, block in blocks.items()}
+        packed: Any = _over_chunks(names, leading, blocks, call)
     else:
         every = names[(slice(None),) * names.ndim]
-        packed = _over_block(every, *(block.values for block in blocks), call=call)
+        packed = _over_block(every, *(block.values for block in blocks.values()), call=call)
     return _unpacked(packed, dims, call)
 
 
@@ -141,6 +138,41 @@ def _chunked(
             min(most, size - start) for size in present for start in range(0, size, most)
         )
     return variable.chunk(chunks)
+
+
+def _over_chunks(
+    names: "_Names", leading: Sequence[str], blocks: Mapping[str, xr.Variable], call: _Call
+) -> da.Array:
+    """Do lazily what `_over_block` does, also where the units of a representation are cut."""
+    first = next(iter(blocks.values()))
+    named = da.from_array(
+        names,
+        chunks=tuple(first.chunksizes[dim] for dim in leading),
+        fancy=False,
+        meta=np.empty((0,) * len(leading), object),
+    )
+    rows = [*leading, *([call.along] if call.along else []), "output"]
+    apply = partial(
+        da.blockwise, concatenate=True, call=call, dtype=np.float64, meta=np.empty((0,) * len(rows))
+    )
+    pairs = {name: (block.data, block.dims) for name, block in blocks.items()}
+    every = [part for pair in pairs.values() for part in pair]
+    is_cut = call.by_unit and len(first.chunksizes["unit"]) > 1
+    function = _over_part if is_cut else _over_block
+    packed = apply(function, rows, named, leading, *every, new_axes={"output": call.width})
+    if not is_cut:
+        return packed
+    constant = da.blockwise(
+        _are_constant,
+        leading,
+        *(named, leading),
+        *(packed, rows),
+        concatenate=True,
+        call=call,
+        meta=np.empty((0,) * len(leading), bool),
+    )
+    beside = [part for name in call.beside_units for part in pairs[name]]
+    return apply(_without_rounding, rows, named, leading, constant, leading, packed, rows, *beside)
 
 
 @dataclass(frozen=True)
@@ -182,6 +214,14 @@ def _names(array: xr.DataArray, leading: Sequence[str]) -> _Names:
 
 def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
     """Loop over the representations of a block: (leading..., [along,] output), float64."""
+    packed = _over_part(names, *arrays, call=call)
+    constant = _are_constant(names, packed, call=call)
+    beside = [a for name, a in zip(call.inputs, arrays, strict=True) if name in call.beside_units]
+    return _without_rounding(names, constant, packed, *beside, call=call)
+
+
+def _over_part(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
+    """Loop over representations, or parts of them: each unit is looked at for itself."""
     given = dict(zip(call.inputs, arrays, strict=True))
     lengths = [
         given[name].shape[dims.index(call.along) - len(dims)]
@@ -189,36 +229,64 @@ def _over_block(names: NDArray, *arrays: NDArray, call: _Call) -> NDArray:
         if call.along in dims
     ]
     packed = np.full((*names.shape, *lengths[:1], call.width), np.nan)
-    constant = []
     for where in np.ndindex(names.shape):
         own = {name: a if name in call.shared else a[where] for name, a in given.items()}
-        is_constant = _explain(own, str(names[where]), call, packed[where])
-        # Where tasks cut the units, a block says nothing of the whole representation.
-        if is_constant and not call.along:
-            constant.append(str(names[where]))
-    if constant:
-        warn(
-            "activations: all sentences have the same activations, but for rounding, so there is "
-            f"nothing to explain in {'; '.join(constant)} (the first token of a causal network "
-            "sees nothing of the sentence)"
-        )
+        _explain(own, str(names[where]), call, packed[where])
     return packed
 
 
-def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray) -> bool:
-    """Call the function with the units that there are, and fill ([along,] output).
+def _are_constant(names: NDArray, packed: NDArray, *, call: _Call) -> NDArray:
+    """Say which representations are the same in all sentences, and warn: bool (leading...)."""
+    reach = packed[..., -_REACH:]
+    if call.along:
+        # A unit without a number has none.
+        reach = np.fmax.reduce(reach, axis=-2, initial=-np.inf)
+    constant: NDArray = (reach[..., 0] <= reach[..., 1]) & np.isfinite(reach[..., 0])
+    if constant.any():
+        warn(
+            "activations: all sentences have the same activations, but for rounding, so there is "
+            f"nothing to explain in {'; '.join(names[constant])} (the first token of a causal "
+            "network sees nothing of the sentence)"
+        )
+    return constant
 
-    Returns whether there are activations that are the same in all sentences.
+
+def _without_rounding(
+    names: NDArray, constant: NDArray, packed: NDArray, *beside: NDArray, call: _Call
+) -> NDArray:
+    """Explain units again where their representation is constant, as they vary by rounding alone.
+
+    What is rounding is seen beside the largest of all units, so that each alone does not tell.
     """
+    if not (call.by_unit and constant.any()):
+        return packed
+    packed = packed.copy()
+    for where in np.ndindex(names.shape):
+        if constant[where]:
+            same = np.where(np.isnan(packed[where][:, -1]), np.nan, 0.0)
+            own = {"activation": np.broadcast_to(same, (call.sizes["sentence"], len(same)))}
+            for name, a in zip(call.beside_units, beside, strict=True):
+                own[name] = a if name in call.shared else a[where]
+            _explain(own, str(names[where]), call, packed[where])
+    return packed
+
+
+def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray) -> None:
+    """Call the function with the units that there are, and fill ([along,] output)."""
     present = _present_units(arrays, call)
     if not present.any():
-        return False
+        return
     arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     if not present.all():
         arrays = {key: a[_where(present, call.inputs[key])] for key, a in arrays.items()}
-    activation = extent(arrays["activation"]) if "activation" in arrays else None
-    if activation is not None and not activation.is_finite:
-        raise InputError(f"activations: NaN or infinite values in {name}")
+    if "activation" in arrays:
+        found = extent(arrays["activation"])
+        if not found.is_finite:
+            raise InputError(f"activations: NaN or infinite values in {name}")
+        if call.by_unit:
+            packed[present, -_REACH:] = np.stack([found.spread, found.rounding], axis=-1)
+        else:
+            packed[..., -_REACH:] = found.spread.max(), found.rounding.max()
     try:
         outputs = call.function(**arrays, options=call.options)
     except Undefined as error:
@@ -228,7 +296,6 @@ def _explain(arrays: dict[str, NDArray], name: str, call: _Call, packed: NDArray
             values = np.full((*packed.shape[:-1], *shape), np.nan)
             values[_where(present, output.dims)] = outputs[key]
             packed[..., part] = values.reshape(*packed.shape[:-1], -1)
-    return activation is not None and activation.is_constant
 
 
 def _present_units(arrays: Mapping[str, NDArray], call: _Call) -> Any:

@@ -138,6 +138,8 @@ def univariate_importance(
     -----
     UserWarning
         If a feature differs in no pair or in every pair: its importance is 0 and its p-value 1.
+        When computed, if all sentences have the same activations in a representation, but for what
+        may be rounding beside its largest unit: all its units are constant.
 
     Examples
     --------

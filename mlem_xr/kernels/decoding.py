@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlem_xr.kernels.distances import standardize
+from mlem_xr.kernels.distances import prepared
 from mlem_xr.kernels.logistic import Classifier, Problem, newton, probability
 
 N_FOLDS = 3
@@ -25,7 +25,7 @@ def decode(activation: NDArray, codes: NDArray, options: Any) -> dict[str, NDArr
     and `random_state`, the seed of the folds. Returns what `summarize` does, NaN where a feature is
     not `decodable`.
     """
-    scaled = standardize(activation) if options.zscore else np.asarray(activation, np.float64)
+    scaled = prepared(activation, zscore=options.zscore)
     nothing = np.full(N_FOLDS, np.nan)
     auc = [
         fold_auc(scaled, label, random_state=options.random_state) if decodable(label) else nothing

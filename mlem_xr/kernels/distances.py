@@ -192,19 +192,21 @@ class Extent(NamedTuple):
     @property
     def is_constant(self) -> bool:
         """Say whether all sentences have the same activations, but for rounding."""
-        return bool(self._spread.max(initial=0.0) <= self._rounding.max(initial=0.0))
+        return bool(self.spread.max(initial=0.0) <= self.rounding.max(initial=0.0))
 
     @property
     def constant_units(self) -> NDArray:
         """Say which units are the same in all sentences, but for rounding: bool (unit)."""
-        return self._spread <= self._rounding
+        return self.spread <= self.rounding
 
     @property
-    def _spread(self) -> NDArray:
+    def spread(self) -> NDArray:
+        """Return by how much each unit varies: (unit)."""
         return self.largest - self.smallest
 
     @property
-    def _rounding(self) -> NDArray:
+    def rounding(self) -> NDArray:
+        """Return by how much rounding may let each unit vary: (unit)."""
         size = np.maximum(np.abs(self.smallest), np.abs(self.largest))
         return _ROUNDINGS * np.finfo(size.dtype).eps * size
 
@@ -226,13 +228,6 @@ def extent(activation: NDArray) -> Extent:
 def is_constant(activation: NDArray) -> bool:
     """Say whether all sentences have the same activations, but for rounding."""
     return extent(activation).is_constant
-
-
-def constant_units(activation: NDArray) -> NDArray:
-    """Say which units are the same in all sentences, but for rounding: bool (unit)."""
-    found = extent(activation)
-    # Where all units are no more than rounding of the largest one, so is the representation.
-    return np.full(activation.shape[1], True) if found.is_constant else found.constant_units
 
 
 def without_rounding(activation: NDArray) -> NDArray:

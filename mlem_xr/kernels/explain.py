@@ -36,6 +36,7 @@ from mlem_xr.kernels.distances import (
     find_distance,
     prepared,
     standardize,
+    without_rounding,
 )
 from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.metrics import Outputs, joined
@@ -73,12 +74,17 @@ def explain_units(
     groups: NDArray = NO_GROUPS,
     **features: NDArray,
 ) -> Outputs:
-    """Explain the distances over each unit alone: a target per unit."""
+    """Explain the distances over each unit alone: a target per unit.
+
+    Whether all of them vary by rounding alone, beside the largest, is for the caller to see.
+    """
     known = _known(features, options)
     distance, target = find_distance(options.distance), TARGETS[options.target]
     if _on_levels(known, groups, options) and distance.on_line is not None:
         return explain_levels.explain_units(activation, known.codes, items, options)
-    scaled = prepared(activation, zscore=options.zscore)
+    scaled = without_rounding(activation)
+    if options.zscore:
+        scaled = standardize(scaled)
     if distance.on_line is None or target.of_units is None:
 
         def targets() -> Iterator[NDArray]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels import dense_units, influence, layer_levels, permutation, sparse_units
-from mlem_xr.kernels.distances import constant_units, find_distance, standardize
+from mlem_xr.kernels.distances import extent, find_distance, standardize
 from mlem_xr.kernels.folds import N_FOLDS
 from mlem_xr.kernels.levels import LevelDesign, fold_statistics, level_design
 from mlem_xr.kernels.metrics import Outputs, fit_metrics, joined, outputs_of
@@ -61,7 +61,7 @@ def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: 
     design = level_design(codes, options.random_state, items)
     on_line = find_distance(options.distance).on_line
     assert on_line is not None
-    constant = constant_units(activation)
+    constant = extent(activation).constant_units
     # Compiled loops know no half precision.
     activation = activation.astype(np.promote_types(activation.dtype, np.float32), copy=False)
     filled = count_filled(activation)
