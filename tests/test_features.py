@@ -292,6 +292,30 @@ def test_a_constant_number_has_no_importance():
     assert float(result["p_value"].sel(feature="length")) == 1
 
 
+@pytest.mark.filterwarnings("ignore:features. ")
+def test_numbers_that_differ_by_rounding_alone_are_the_same():
+    """Their differences would be stretched to distances of 1."""
+    table = table_of()
+    one = table["number"] == "pl"
+    table["length"] = np.where(one, 0.1 + 0.2, 0.3)
+    table.loc[3, "length"] = np.nan
+    table["place_x"] = np.where(one, 1e-20, 0)
+    table["place_y"] = 7.0
+    assert table["length"].nunique() == table["place_x"].nunique() == 2
+    stimuli = stimuli_of(table)
+    distances = mx.feature_distances(stimuli, features=["length", "place", "number"])
+    assert distances.max("pair").values.tolist() == [0, 0, 1]
+    with pytest.warns(UserWarning, match="^features: length, place never differ"):
+        result = mx.multivariate_importance(data_of(table))
+    assert (result["importance"].sel(feature=["length", "place"]) == 0).all()
+    with pytest.warns(UserWarning, match="^features: length cannot be decoded"):
+        areas = mx.decoding_baseline(data_of(table), features=["length", "number"])["auc"]
+    assert areas.isnull().values.tolist() == [True, False]
+    # What is far from 0 is no rounding while it differs by more than that.
+    far = mx.read_stimuli(table.assign(length=1e9 + 1e-3 * one), numeric=["length"])
+    assert mx.feature_distances(far, features=["length"]).max() == 1
+
+
 def plain_t(x, y, k):
     design = np.column_stack([x, np.ones(len(y))])
     coefficient, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
@@ -426,6 +450,15 @@ def with_given(table, **distances):
 
 
 WORDS = ["".join(word) for word in np.random.default_rng(8).choice(list("ab"), (40, 4))]
+
+
+def test_given_feature_distances_that_are_all_zero_never_differ():
+    table = table_of()
+    activation = data_of(table)["activation"].variable
+    data = with_given(table, sound=np.zeros((40, 40))).assign(activation=activation)
+    with pytest.warns(UserWarning, match="^features: sound never differ"):
+        result = mx.multivariate_importance(data)
+    assert float(result["importance"].sel(feature="sound")) == 0
 
 
 @pytest.mark.parametrize("folds", ["pairs", "sentences"])

@@ -216,13 +216,25 @@ def warn_of_constant_distances(arrays: Mapping[str, xr.DataArray], consequence: 
         name: (len(np.unique(column[column >= 0])), len(column))
         for name, column in zip(names, codes.values.T, strict=True)
     }
-    constant = [name for name, (n_levels, _) in levels.items() if n_levels < 2]
+    largest = _largest_of_measured(arrays, names)
+    constant = [k for k, (n_levels, _) in levels.items() if largest.get(k, n_levels - 1) <= 0]
     if constant:
         warn(f"features: {', '.join(constant)} never differ between two sentences; {consequence}")
-    measured = {names[k] for key in ("axis_of", "given_of") for k in arrays[key].values}
-    distinct = [k for k, (n_levels, n) in levels.items() if n_levels == n and k not in measured]
+    distinct = [k for k, (n_levels, n) in levels.items() if n_levels == n and k not in largest]
     if distinct:
         warn(
             f"features: {', '.join(distinct)} differ between all sentences, as a number of the row "
             f"does; {consequence}"
         )
+
+
+def _largest_of_measured(arrays: Mapping[str, xr.DataArray], names: list[str]) -> dict[str, float]:
+    """Return how far apart sentences are, of features that are not categorical; 0: not at all."""
+    largest: dict[str, float] = {}
+    for k, axis in zip(arrays["axis_of"].values, arrays["position"].values.T, strict=True):
+        there = axis[~np.isnan(axis)]
+        apart = float(np.ptp(there)) if len(there) else 0.0
+        largest[names[k]] = max(apart, largest.get(names[k], 0.0))
+    for k, table in zip(arrays["given_of"].values, arrays["given"].values, strict=True):
+        largest[names[k]] = float(table.max(initial=0.0))
+    return largest

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mlem_xr.kernels.distances import check_distances
+from mlem_xr.kernels.distances import check_distances, is_constant
 from mlem_xr.kernels.errors import Undefined
 from mlem_xr.kernels.features import Features, features_of
 from mlem_xr.kernels.patterns import MAX_FEATURES, sums_over_pairs
@@ -53,7 +53,7 @@ def feature_arrays(data: xr.Dataset, codes: xr.DataArray) -> dict[str, xr.DataAr
             given.append(_given(data, name))
             given_of.append(k)
         elif kind != "categorical":
-            position = _scaled(feature_values(data, name))
+            position = _scaled(_points(data, name))
             positions.append(position)
             axis_of += [k] * position.shape[1]
     n = codes.sizes["sentence"]
@@ -75,8 +75,22 @@ def feature_measures(data: xr.Dataset, codes: xr.DataArray) -> xr.DataArray:
     measure = codes.astype(np.float64) * np.nan
     for k, name in enumerate(codes["feature"].values.tolist()):
         if kind_of(data, name) == NUMERIC:
-            measure[:, k] = feature_values(data, name)
+            measure[:, k] = _points(data, name)[:, 0]
     return measure
+
+
+def _points(data: xr.Dataset, feature: str) -> NDArray:
+    """Return the points of a numeric feature or a vector: float64 (sentence, axis).
+
+    A point without numbers on all axes has none. All are the same if they differ by rounding alone,
+    which would be stretched to distances.
+    """
+    points = feature_values(data, feature).reshape(data.sizes["sentence"], -1).astype(np.float64)
+    undefined = np.isnan(points).any(axis=1)
+    points[undefined] = np.nan
+    if not undefined.all() and is_constant(points[~undefined]):
+        points[~undefined] = points[~undefined][0]
+    return points
 
 
 def _given(data: xr.Dataset, feature: str) -> NDArray:
@@ -100,13 +114,8 @@ def features_in(data: xr.Dataset, features: Iterable[str] | None = None) -> Feat
     return features_of(codes.values, **others)
 
 
-def _scaled(values: NDArray) -> NDArray:
-    """Bring numbers (sentence) or points (sentence, axis) to a largest distance of 1.
-
-    Points without numbers on all axes have no position: NaN.
-    """
-    points = values.reshape(len(values), -1).astype(np.float64)
-    points[np.isnan(points).any(axis=1)] = np.nan
+def _scaled(points: NDArray) -> NDArray:
+    """Bring points (sentence, axis) to a largest distance of 1; NaN where they are."""
     defined = points[~np.isnan(points[:, 0])]
     largest = np.ptp(defined) if points.shape[1] == 1 and len(defined) else _diameter(defined)
     return points / largest if largest > 0 else np.where(np.isnan(points), np.nan, 0.0)
@@ -127,8 +136,9 @@ def feature_distances(
 
     Categorical features: 1 if both sentences differ in it, else 0. Numeric ones: the absolute
     difference divided by the largest one. Vectors: the Euclidean distance divided by the largest
-    one. 0 where a sentence leaves the feature undefined. n (n - 1) / 2 x F bytes or numbers: the
-    analyses never need this table; it is there to look at.
+    one; numbers that differ by rounding alone are the same. 0 where a sentence leaves the feature
+    undefined. n (n - 1) / 2 x F bytes or numbers: the analyses never need this table; it is there
+    to look at.
 
     Parameters
     ----------
