@@ -446,14 +446,72 @@ def test_unknown_settings_are_named(store):
 
 
 def test_a_failing_representation_keeps_what_was_saved(store):
+    bad = layers(1)
+    bad[:, 2, 5] = 1.0
+    write(store, bad, seed=1, overwrite=True)
+    result = mx.multivariate_importance(mx.open_store(store), distance="correlation")
+    assert save(result.sel(layer=[1]), store)["computed"] == 6
+    with pytest.raises(InputError, match="^distance: 'correlation' is undefined for .* sentence 5"):
+        save(result, store)
+    table = mx.list_results(store, detail=True)
+    failing = (table["model"] == "toy") & (table["seed"] == 1) & (table["layer"] == 3)
+    assert table[failing]["status"].tolist() == ["not computed"] * 2
+    assert (table[table["layer"] == 1]["status"] == "current").sum() == 6
+
+
+def add_in_place(data):
+    data["activation"].loc[{"unit": 0}] += 1
+    return data
+
+
+CHANGES = {
+    "values": lambda data: data.assign(activation=data["activation"] ** 2),
+    "a unit": lambda data: data.assign(activation=data["activation"].where(data["unit"] != 3, 0)),
+    "a layer": lambda data: data.assign(activation=data["activation"].where(data["layer"] != 3, 1)),
+    "a seed": lambda data: data.assign(activation=data["activation"] + 1e-5 * (data["seed"] == 1)),
+    "sentences": lambda data: data.assign(
+        activation=data["activation"].copy(data=data["activation"].data[..., ::-1, :])
+    ),
+    "labels": lambda data: data.isel(layer=slice(2)).assign_coords(layer=[2, 3]),
+    "in place": add_in_place,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("how", ["lazy", "computed", "in memory"])
+def test_results_of_activations_that_were_changed_are_not_those_of_the_store(store, change, how):
+    """Else they would be taken for those of the store, with default settings."""
+    opened = mx.open_store(store)
+    changed = CHANGES[change](opened.load() if how == "in memory" else opened)
+    result = mx.multivariate_importance(changed)
+    with pytest.raises(InputError, match="^result: it is not of the activations .* of model="):
+        mx.save_results(result.compute() if how == "computed" else result, progress=False)
+    assert mx.list_results(store).empty
+
+
+SAME = {
+    "chunks": lambda data: data.chunk(unit=2, sentence=7),
+    "order": lambda data: data.transpose("unit", ...).isel(layer=[2, 0]),
+    "in memory": lambda data: data.load(),
+    "one of each": lambda data: data.sel(seed=0, pooling="mean"),
+    "parts": lambda data: xr.concat([data.sel(seed=[s]) for s in (1, 0)], "seed"),
+    "all layers": mx.concatenate_layers,
+}
+
+
+@pytest.mark.parametrize("same", SAME)
+def test_results_of_a_selection_in_another_form_are_those_of_the_store(store, same):
+    result = mx.multivariate_importance(SAME[same](mx.open_store(store)))
+    assert save(result, store)["computed"] > 0
+    assert save(result.compute(), store)["skipped"] > 0
+
+
+def test_results_that_start_from_those_of_changed_activations_are_not_the_store_s(store):
     data = mx.open_store(store)
-    bad = data.assign(activation=data["activation"].where(data["layer"] != 3, np.inf))
-    assert save(mx.multivariate_importance(bad).sel(layer=[1]), store)["computed"] == 6
-    with pytest.raises(InputError, match="NaN or infinite values in model="):
-        save(mx.multivariate_importance(bad), store)
-    table = saving.write_results(mx.multivariate_importance(data), store, progress=False)
-    assert statuses(table)["skipped"] >= 6
-    assert not (table[table["layer"] == 3]["status"] == "skipped").any()
+    scan = mx.univariate_importance(CHANGES["values"](data))
+    for result in (mx.top_unit_importance(data, scan, k=2), mx.cluster_units(scan)):
+        with pytest.raises(InputError, match="^result: it is not of the activations"):
+            mx.save_results(result, progress=False)
 
 
 def save_or_die(store):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mlem_xr.analyses.layers import layer_settings
 from mlem_xr.analyses.lifting import Output, lift
 from mlem_xr.analyses.options import Options
+from mlem_xr.analyses.origin import with_origin
 from mlem_xr.kernels.distances import PRECOMPUTED
 from mlem_xr.schema import (
     MIN_SENTENCES,
@@ -140,7 +141,8 @@ class Analysis:
         if source is not None and "computed_from" in source.coords:
             # A result of results that are not there, or not any more, is not there either.
             result = result.assign_coords(computed_from=source["computed_from"])
-        return result.assign_attrs(_attributes(self, activations, options, arrays, source, known))
+        result = result.assign_attrs(_attributes(self, activations, options, arrays, source, known))
+        return with_origin(result, activations, source)
 
 
 def _of_distances(data: Any, options: Any) -> xr.Dataset:

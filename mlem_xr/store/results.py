@@ -84,8 +84,8 @@ def save_results(
     Raises
     ------
     InputError
-        If the result does not say which analysis of which activations it is, or the store holds
-        other activations or stimuli.
+        If the result does not say which analysis of which activations it is, the store holds
+        other activations or stimuli, or the activations were changed after it was opened.
 
     Examples
     --------

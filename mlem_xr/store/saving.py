@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import reduce
+from operator import and_, or_
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from zarr.errors import ContainsArrayError
 from mlem_xr.analyses import ANALYSES, Analysis
 from mlem_xr.analyses.layers import UNIT_LABELS, concatenate_layers, units_of_all_layers
 from mlem_xr.analyses.options import FUNCTION
+from mlem_xr.analyses.origin import digests, digests_of
 from mlem_xr.running.executor import compute_together, n_workers, run_tasks
 from mlem_xr.running.progress import progress_bar, resumable
 from mlem_xr.schema import (
@@ -109,10 +112,12 @@ def write_results(
     again = _is_refreshed(analysis, refresh)
     path = store_of(result, store)
     activations = activations_of(open_store(str(path)), result.attrs["settings"])
+    made_from = digests_of(result)
     result = _all_dimensions(result)
     _check_source(result, activations)
     n_units = units_of(activations, result).values
     status = _status(result, _marks(path, result), n_units, again)
+    _check_digests(made_from, activations, status[status["status"].isin(["computed", "skipped"])])
     todo = [tuple(position) for position in status.index[status["status"] == "computed"]]
     if todo:
         amount = n_units if "unit" in result.dims else n_units > 0
@@ -260,6 +265,45 @@ def _check_source(result: xr.Dataset, activations: xr.Dataset) -> None:
             "result: the activations have been recorded again since it was made; "
             "expected an analysis of the store as it is: open it again"
         )
+
+
+def _check_digests(
+    made_from: list[xr.DataArray], activations: xr.Dataset, table: pd.DataFrame
+) -> None:
+    """Refuse results of activations that were changed after the store was opened.
+
+    `table` has a row per representation; some are compared, in which each of its labels occurs.
+    """
+    first = [~table[dim].duplicated() for dim in REPRESENTATION]
+    rows = table[reduce(or_, first)].reset_index(drop=True)
+    stored = digests(activations["activation"])
+    for made in made_from:
+        known = [
+            rows[dim].isin(np.atleast_1d(made[dim].values))
+            for dim in REPRESENTATION
+            if dim in made.coords
+        ]
+        some = rows[reduce(and_, known)] if known else rows
+        if not len(some):
+            continue
+        at = {dim: xr.DataArray(some[dim].values, dims="row") for dim in REPRESENTATION}
+        try:
+            found, expected = dask.compute(
+                made.sel({dim: at[dim] for dim in REPRESENTATION if dim in made.dims}),
+                stored.sel(at),
+            )
+        except InputError:
+            # Damage is named by the task that meets it, when the others are done.
+            continue
+        changed = found.values != expected.values
+        if changed.any():
+            row = some[changed].iloc[0]
+            name = ", ".join(f"{dim}={row[dim]}" for dim in REPRESENTATION)
+            raise InputError(
+                f"result: it is not of the activations that the store holds of {name}: values or "
+                "labels were changed after it was opened; expected an analysis of the opened "
+                "store, or of another store: add_activations makes one"
+            )
 
 
 class _Layout(NamedTuple):
