@@ -60,9 +60,10 @@ DIMENSIONS = {
 """What the values along each dimension mean."""
 
 RESERVED = frozenset(
-    {*DIMENSIONS, "text", "activation", "recorded", "fingerprint", "provenance", "results"}
+    {*DIMENSIONS, "text", "activation", "recorded", "n_units", "fingerprint", "provenance"}
     | {"feature", "other_feature", "other_sentence", "pair", "fold", "subset", "pattern", "k"}
     | {"unit_layer", "unit_number", "axis", "bound", "position", "stress", "computed_from"}
+    | {"results"}
 )
 """Names that a feature may not have, because the library uses them."""
 

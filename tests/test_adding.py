@@ -238,3 +238,47 @@ def test_other_stimuli_are_refused(path, stimuli, values):
     other = mx.read_stimuli("short_sentence").isel(sentence=slice(N))
     with pytest.raises(InputError, match="holds other stimuli"):
         mx.add_activations(path, values, model="other", stimuli=other)
+
+
+@pytest.mark.parametrize("change", [lambda v: v * 1e-50, lambda v: v + 1e9], ids=["small", "far"])
+def test_what_single_precision_does_not_hold_is_said(path, stimuli, values, change):
+    values = values.astype(np.float64)
+    with pytest.raises(
+        InputError, match="^array: 5 of 5 units of model=anna.* layer=.*nothing was"
+    ):
+        mx.add_activations(path, change(values), stimuli=stimuli, model="anna")
+    assert mx.missing_checkpoints(path, model=["anna"], seed=[0], step=[-1])
+    values[..., 2] = change(values[..., 2])
+    values[..., 4] = 1e9
+    with pytest.warns(UserWarning, match="^array: 1 of 4 units of model=anna"):
+        mx.add_activations(path, values, stimuli=stimuli, model="anna")
+    assert mx.open_store(path)["activation"].notnull().all()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_an_array_says_of_its_sentences_must_be_what_the_table_says(
+    path, stimuli, values, given
+):
+    array = xr.DataArray(values, dims=("layer", "sentence", "unit"))
+    names = {"text": stimuli["text"], "number": stimuli["number"]}
+    if not given:
+        mx.create_store(stimuli, path)
+    table = {"stimuli": stimuli} if given else {}
+    for name, column in names.items():
+        turned = array.assign_coords({name: ("sentence", column.values[::-1])})
+        with pytest.raises(InputError, match=f"^array: its sentences have .*drop_vars..{name}"):
+            mx.add_activations(path, turned, model="anna", **table)
+        with pytest.raises(InputError, match=f"^activations: its sentences .*drop_vars..{name}"):
+            mx.from_arrays(turned, stimuli)
+    same = array.assign_coords({name: ("sentence", v.values) for name, v in names.items()})
+    same = same.assign_coords(mood=("sentence", np.arange(40)))
+    assert mx.add_activations(path, same, model="anna", **table)["status"].tolist() == ["recorded"]
+    assert mx.from_arrays(same, stimuli)["text"].equals(mx.from_arrays(array, stimuli)["text"])
+
+
+@pytest.mark.parametrize("labels", [[4, 3, 2, 1, 0], [0, 1, 2, 2, 4], list("abcde")])
+def test_units_have_the_numbers_that_a_store_gives_them(path, stimuli, values, labels):
+    array = xr.DataArray(values, {"unit": labels}, ("layer", "sentence", "unit"))
+    with pytest.raises(InputError, match="^array: its units have the labels .*drop_vars"):
+        mx.add_activations(path, array, stimuli=stimuli, model="anna")
+    mx.add_activations(path, array.drop_vars("unit"), stimuli=stimuli, model="anna")

@@ -313,6 +313,20 @@ def test_a_dimension_called_like_a_result_is_refused(brains):
     assert mx.mds(brains.rename(roi="r2"), init="classical")["position"].dims[1] == "r2"
 
 
+def test_a_feature_called_like_a_result_is_refused(voxels, table):
+    data = mx.from_arrays(voxels, table.assign(distance=np.arange(N) % 2), dims=DIMS)
+    with pytest.raises(InputError, match="^activations: they have the coordinate 'distance', as"):
+        mx.distances(data)
+    assert "distance" in mx.multivariate_importance(data)["feature"]
+
+
+def test_a_dimension_may_have_any_name_in_tables(brains):
+    result = mx.multivariate_importance(brains.rename(roi="representation"))
+    expected = mx.to_dataframe(mx.multivariate_importance(brains))
+    found = mx.to_dataframe(result).rename(columns={"representation": "roi"})
+    pd.testing.assert_frame_equal(found[expected.columns], expected)
+
+
 def test_stacked_dimensions_are_refused(brains):
     with pytest.raises(InputError, match="'cell', which is stacked from several; .*unstack"):
         mx.mds(brains.stack(cell=("subject", "roi")))

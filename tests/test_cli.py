@@ -392,6 +392,14 @@ def test_a_second_recording_is_skipped(recorded):
             "error: rename: found 'number'; expected two words with = between them",
         ),
         (
+            ("multivariate", "s.zarr", *("--group", "g=tense", "--group", "g=number")),
+            "error: groups: 'g' is named 2 times; expected once",
+        ),
+        (
+            ("test", "s.zarr", *("--item", "tense=noun", "--item", "tense=verb")),
+            "error: items: 'tense' is named 2 times; expected once",
+        ),
+        (
             ("mds", "s.zarr", "--workers", "2"),
             "error: workers: found 2 without --cluster; expected both",
         ),

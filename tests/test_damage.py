@@ -251,6 +251,34 @@ def test_a_damaged_chunk_of_a_result_is_named_and_saving_again_mends_it(store, d
     xr.testing.assert_identical(numbers(store)[1], expected)
 
 
+@pytest.mark.parametrize(
+    ("word", "other"),
+    [
+        ('"random_state": 0', '"random_state": 1'),
+        ('"analysis": "univ', '"analysis": "uniw'),
+        ('"analysis"', '"analasis"'),
+        ('"target"', '"tArget"'),
+        ('"version": "', '"version": "1'),
+        ('"settings"', '"sattings"'),
+    ],
+)
+def test_settings_of_a_result_that_have_changed_are_damage(store, word, other):
+    """They would open as a result of other settings than its own."""
+    [file] = store.glob("results/*/*/zarr.json")
+    text = file.read_text()
+    assert text.count(word) >= 1
+    file.write_text(text.replace(word, other, 1))
+    named = f"^store: {file} is damaged: it names other settings"
+    for read in (mx.list_results, lambda s: mx.open_results(s, "univariate_importance")):
+        with pytest.raises(InputError, match=named):
+            read(store)
+    damage = mx.verify_store(store, progress=False)
+    assert len(damage) == 1 and "it names other settings" in damage["problem"][0]
+    shutil.rmtree(file.parent)
+    assert save(mx.univariate_importance(mx.open_store(store)))["computed"] > 0
+    assert mx.verify_store(store, progress=False).empty
+
+
 def test_a_damaged_chunk_that_is_written_whole_is_not_read(store):
     expected = numbers(store)[1]
     flip(sorted((results_of(store) / "importance" / "c" / "0" / "1").rglob("0"))[-1])

@@ -522,3 +522,17 @@ def test_a_store_without_an_attribute_of_its_stimuli_is_damaged(store, lost):
     for call in (mx.open_store, mx.verify_store, mx.list_results):
         with pytest.raises(InputError, match=f"is damaged: it has no attributes '{lost}'$"):
             call(store)
+
+
+def test_no_column_has_the_name_of_an_array_of_a_store(stimuli, tmp_path):
+    """It would be overwritten."""
+    path = mx.create_store(stimuli, tmp_path / "s.zarr")
+    write(path, layers())
+    mx.save_results(mx.multivariate_importance(mx.open_store(path)), progress=False)
+    columns = {"sentence", *stimuli.attrs["features"], *stimuli.attrs.get("items", [])}
+    names = {name for name, _ in zarr.open_group(path, mode="r").members()} - columns
+    assert {"activation", "n_units", "recorded", "results", "text", "layer"} <= names
+    for name in names:
+        table = pd.DataFrame({"sentence": ["a b", "c d"], name: [0, 1], "x": [0, 1]})
+        with pytest.raises(InputError, match=f"^stimuli: .* name of column '{name}'"):
+            mx.read_stimuli(table)

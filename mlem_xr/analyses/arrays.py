@@ -8,7 +8,9 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
+from mlem_xr.kernels.distances import extent
 from mlem_xr.schema import (
     InputError,
     check_activations,
@@ -96,7 +98,7 @@ def from_arrays(
         stimuli = _stimuli(features, roles)
     except InputError as error:
         raise InputError(f"features: {str(error).removeprefix('stimuli: ')}") from error
-    check_order("activations", activations, _sentences(features, stimuli))
+    check_order("activations", activations, stimuli, _sentences(features, stimuli))
     n, found = stimuli.sizes["sentence"], variable.sizes["sentence"]
     if n != found:
         raise InputError(
@@ -154,17 +156,42 @@ def labeled_array(
     return xr.DataArray(values, coords, list(labels)).transpose(..., *OWN)
 
 
-def check_order(argument: str, array: Any, labels: np.ndarray) -> None:
-    """Refuse a DataArray whose sentences are in another order than these labels, or others."""
-    if not isinstance(array, xr.DataArray) or "sentence" not in array.coords:
+def check_order(
+    argument: str, array: Any, stimuli: xr.Dataset, labels: np.ndarray | None = None
+) -> None:
+    """Refuse a DataArray that says other things of its sentences than the table, or in other order.
+
+    `labels` are those of the table's sentences, if other than its own.
+    """
+    if not isinstance(array, xr.DataArray):
         return
-    found = array["sentence"].values
-    if not np.array_equal(found, labels):
-        raise InputError(
-            f"{argument}: its sentences have the labels {listed(found[:3])}, ..., the table's "
-            f"{listed(labels[:3])}, ...; expected the same, or drop_vars('sentence') where the "
-            "rows are the same"
-        )
+    names = [name for name in ("text", *columns_of(stimuli)) if name in stimuli.coords]
+    known = {"sentence": stimuli["sentence"].values if labels is None else labels}
+    known |= {name: stimuli[name].values for name in names}
+    for name in known.keys() & {name for name, c in array.coords.items() if c.dims == OWN[:1]}:
+        found, expected = _plain(array[name].values), _plain(known[name])
+        if found != expected:
+            what = {"sentence": "labels", "text": "texts"}.get(name, f"values of {name!r}")
+            raise InputError(
+                f"{argument}: its sentences have the {what} "
+                f"{listed(found[:3])}, ..., the table's {listed(expected[:3])}, ...; expected the "
+                f"same, or drop_vars({name!r}) where the rows are the same"
+            )
+
+
+def lost_units(values: NDArray) -> tuple[NDArray, NDArray]:
+    """Say which units (sentence, unit) vary, and which of them do not in single precision."""
+    # What is infinite or NaN is refused elsewhere.
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = extent(values)
+        varies = found.spread > found.rounding
+        return varies, varies & (np.ptp(values.astype(np.float32), axis=0) == 0)
+
+
+def _plain(values: np.ndarray) -> list[Any]:
+    """Return values that can be compared: what is undefined is None."""
+    column = pd.Series(values).astype(object)
+    return column.where(column.notna(), None).tolist()
 
 
 def _values(argument: str, array: Any) -> Any:

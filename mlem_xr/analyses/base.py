@@ -137,7 +137,13 @@ class Analysis:
                 result[name] = result[name].transpose(*like[name].dims)
                 result[name].attrs = like[name].attrs
         else:
-            result = xr.Dataset(variables, _coordinates(self, variables, arrays, options, like))
+            coords = _coordinates(self, variables, arrays, options, like)
+            for name in variables.keys() & coords.keys():
+                raise InputError(
+                    f"activations: they have the coordinate {name!r}, as is called what "
+                    f"{self.name} returns; expected another name: rename it"
+                )
+            result = xr.Dataset(variables, coords)
         if source is not None and "computed_from" in source.coords:
             # A result of results that are not there, or not any more, is not there either.
             result = result.assign_coords(computed_from=source["computed_from"])

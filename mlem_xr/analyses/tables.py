@@ -90,10 +90,12 @@ def _recorded(data: xr.Dataset) -> pd.DataFrame:
     dims = leading_dims(data.dims)
     if not dims:
         return data.to_dataframe(dim_order=_dimensions(data))
-    stacked = data.stack(representation=dims)
-    holds = [v.notnull().any(set(v.dims) - {"representation"}) for v in stacked.values()]
-    stacked = stacked.isel(representation=np.logical_or.reduce(holds))
-    order = ["representation", *(dim for dim in _dimensions(data) if dim not in dims)]
+    # A name that no dimension has.
+    row = f"each of {', '.join(dims)}"
+    stacked = data.stack({row: dims})
+    holds = [v.notnull().any(set(v.dims) - {row}) for v in stacked.values()]
+    stacked = stacked.isel({row: np.logical_or.reduce(holds)})
+    order = [row, *(dim for dim in _dimensions(data) if dim not in dims)]
     return stacked.to_dataframe(dim_order=order).drop(columns=dims, errors="ignore")
 
 

@@ -1,5 +1,6 @@
 """Options of commands, made from those of the analyses."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import MISSING
 from typing import Any
@@ -161,7 +162,11 @@ def pairs(argument: str, words: Iterable[str]) -> dict[str, str]:
             raise InputError(
                 f"{argument}: found {shown(word)}; expected two words with = between them"
             )
-    return dict(word.split("=", 1) for word in words)
+    found = [word.split("=", 1) for word in words]
+    for name, count in Counter(name for name, _ in found).items():
+        if count > 1:
+            raise InputError(f"{argument}: {name!r} is named {count} times; expected once")
+    return dict(found)
 
 
 def _option(options: type[Options], name: str, prefix: str) -> click.Option:

@@ -275,6 +275,13 @@ def n_sentences(store: str | Address) -> int:
     return len(read_labels(_open_group(_existing(store), "r"), "sentence"))
 
 
+def stimuli_of(store: str | Address) -> xr.Dataset:
+    """Read the sentences, features and items of a store, in which nothing needs to be recorded."""
+    group = _open_group(_existing(store), "r")
+    data = read_grid(group, names=["sentence", *names_of_stimuli(group)])
+    return decode_features(data, group.store_path).set_coords("text")
+
+
 def read_provenance(store: str | Address, *, model: str, seed: int, step: int) -> dict[str, Any]:
     """Read where the activations of a recorded checkpoint come from."""
     labels: dict[str, list[Any]] = {"model": [model], "seed": [seed], "step": [step]}

@@ -7,11 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mlem_xr.analyses.arrays import check_order, labeled_array
+from mlem_xr.analyses.arrays import check_order, labeled_array, lost_units
 from mlem_xr.schema import (
     ACTIVATION,
     CHECKPOINT,
@@ -25,6 +24,7 @@ from mlem_xr.schema import (
     check_text,
     listed,
     several,
+    warn,
 )
 from mlem_xr.stimuli import read_stimuli
 from mlem_xr.store import activations as stored
@@ -125,15 +125,12 @@ def add_activations(
     overwrite, source = check_bool("overwrite", overwrite), check_text("source", source, "a line")
     given = {"model": model, "seed": seed, "step": step, "pooling": pooling, "layer": layer}
     activation = _labeled(array, given)
-    if stimuli is not None:
-        stimuli = read_stimuli(stimuli)
-    elif not (path / "zarr.json").exists():
+    if stimuli is None and not (path / "zarr.json").exists():
         raise InputError(f"stimuli: none given, and there is no store at {store}")
+    table = stored.stimuli_of(path) if stimuli is None else read_stimuli(stimuli)
+    _check_sentences(activation, array, table)
     if stimuli is not None:
-        _check_sentences(activation, array, stimuli.sizes["sentence"])
-        poolings = activation["pooling"].values.tolist()
-        stored.make_store(stimuli, path, poolings)
-    _check_sentences(activation, array, stored.n_sentences(path))
+        stored.make_store(table, path, activation["pooling"].values.tolist())
     rows = []
     for labels, part in _checkpoints(activation):
         status = _add(path, labels, part, source, overwrite)
@@ -150,6 +147,7 @@ def _labeled(array: Any, given: Mapping[str, Any]) -> xr.DataArray:
             f"array: it has the dimensions {listed(unknown)}, which a store has not; expected some "
             f"of {listed(ACTIVATION)}: select one label, or rename"
         )
+    _check_units(found)
     own = set(array.coords) if isinstance(array, xr.DataArray) else set()
     for dim, (check, only, several_of) in _LABELS.items():
         n = found.sizes.get(dim)
@@ -172,11 +170,37 @@ def _labeled(array: Any, given: Mapping[str, Any]) -> xr.DataArray:
     return found.transpose(*ACTIVATION)
 
 
-def _check_sentences(activation: xr.DataArray, array: Any, n: int) -> None:
-    found = activation.sizes["sentence"]
+def _check_sentences(activation: xr.DataArray, array: Any, stimuli: xr.Dataset) -> None:
+    found, n = activation.sizes["sentence"], stimuli.sizes["sentence"]
     if found != n:
         raise InputError(f"array: {found} sentences; expected {n}, as the store has")
-    check_order("array", array, np.arange(n))
+    check_order("array", array, stimuli)
+
+
+def _check_precision(activation: xr.DataArray, name: str) -> None:
+    """Warn of units that vary by less than a store holds; refuse a layer of such units alone."""
+    for pooling, layer in product(activation["pooling"].values, activation["layer"].values):
+        varies, lost = lost_units(activation.sel(pooling=pooling, layer=layer).values)
+        if not lost.any():
+            continue
+        said = (
+            f"array: {lost.sum()} of {varies.sum()} units of {name}, pooling={pooling}, "
+            f"layer={layer} vary by less than single precision holds; expected another unit of "
+            "measurement, or values without their mean"
+        )
+        if lost.sum() == varies.sum():
+            raise InputError(f"{said}; nothing was written")
+        warn(said)
+
+
+def _check_units(array: xr.DataArray) -> None:
+    """Refuse other labels of units than their numbers, which a store does not keep."""
+    found, n = array["unit"].values.tolist(), array.sizes["unit"]
+    if found != list(range(n)):
+        raise InputError(
+            f"array: its units have the labels {listed(found[:3])}, ...; expected 0 to {n - 1}, as "
+            "a store numbers them: sort them, or drop_vars('unit')"
+        )
 
 
 def _checkpoints(activation: xr.DataArray) -> Iterator[tuple[dict[str, Any], xr.DataArray]]:
@@ -203,6 +227,7 @@ def _add(
             f"array: the store holds other activations of {named}, or of other poolings and "
             "layers; expected the same, another label, or overwrite=True"
         )
+    _check_precision(activation, ", ".join(f"{dim}={label}" for dim, label in labels.items()))
     provenance = {
         "source": source,
         **{dim: activation[dim].values.tolist() for dim in REPRESENTATION[len(CHECKPOINT) :]},

@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 import zarr
 
+from mlem_xr.schema import InputError
 from mlem_xr.store.address import Address, open_zarr
 from mlem_xr.store.grid import (
     array_of,
@@ -78,9 +79,23 @@ def all_folders(path: Address, analysis: str = "*") -> list[Address]:
 
 
 def open_folder(folder: Address) -> zarr.Group:
-    """Open the group of a result where it lies."""
+    """Open the group of a result where it lies; refuse one that is not what its folder says."""
     with reading(folder):
-        return open_zarr(folder, "r")
+        group = open_zarr(folder, "r")
+        if "variables" in group.attrs and not _is_named(folder, about(group)):
+            raise InputError(
+                f"store: {folder / 'zarr.json'} is damaged: it names other settings than those "
+                "that the result was saved with; expected what was written: remove this folder, "
+                "and save the result again"
+            )
+    return group
+
+
+def _is_named(folder: Address, attrs: Mapping[str, Any]) -> bool:
+    """Say whether a folder is called after these attributes, as other versions may not do."""
+    is_whole = all(name in attrs for name in IDENTITY)
+    of_this_version = is_whole and folder.name == folder_of(attrs).split("/")[-1]
+    return of_this_version == (attrs.get("version") == VERSION)
 
 
 def about(group: zarr.Group) -> dict[str, Any]:
