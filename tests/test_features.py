@@ -390,6 +390,21 @@ def test_the_test_of_all_kinds_is_that_of_the_plain_loop(case, by_item):
     assert len(columns) == len(kinds)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_where_numbers_and_points_begin_does_not_matter(case):
+    """Seconds since 1970 are far from 0 beside their range."""
+    table = table_of(few=True)
+    table[["place_x", "place_y"]] *= 4
+    units = data_of(table)["activation"]
+    far = table.assign(length=table["length"] + 1.7e9, place_y=table["place_y"] - 3e8)
+    found = [
+        mx.randomization_test(stimuli_of(one).assign(activation=units), n_draws=19, **case)
+        for one in (table, far)
+    ]
+    assert np.isfinite(found[0]["statistic"]).all()
+    xr.testing.assert_allclose(found[1], found[0], rtol=1e-9)
+
+
 def test_drawn_numbers_are_the_linear_fit_and_its_residuals_in_another_order():
     table = table_of(200)
     table["zipf"] = table["zipf"].fillna(0) + table["length"]

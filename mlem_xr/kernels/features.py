@@ -23,7 +23,7 @@ class Features:
     """Level of each feature: int32 (sentence, F), -1 where undefined."""
     position: NDArray
     """Where sentences stand on the axes of numeric and vector features: float64 (sentence, axis),
-    NaN where undefined, scaled so that the largest distance is 1."""
+    NaN where undefined, around 0, scaled so that the largest distance is 1."""
     axis_of: NDArray
     """Which feature each axis belongs to, ascending: int64 (axis). Those with none are categorical,
     or given."""

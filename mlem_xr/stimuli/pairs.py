@@ -115,10 +115,17 @@ def features_in(data: xr.Dataset, features: Iterable[str] | None = None) -> Feat
 
 
 def _scaled(points: NDArray) -> NDArray:
-    """Bring points (sentence, axis) to a largest distance of 1; NaN where they are."""
-    defined = points[~np.isnan(points[:, 0])]
-    largest = np.ptp(defined) if points.shape[1] == 1 and len(defined) else _diameter(defined)
-    return points / largest if largest > 0 else np.where(np.isnan(points), np.nan, 0.0)
+    """Bring points (sentence, axis) to a largest distance of 1 around 0; NaN where they are.
+
+    Sums over pairs multiply squares out, which would lose the digits that an offset has before.
+    """
+    defined = ~np.isnan(points[:, 0])
+    if not defined.any():
+        return points
+    centered = points - (points[defined].min(axis=0) + points[defined].max(axis=0)) / 2
+    one_axis = points.shape[1] == 1
+    largest = np.ptp(centered[defined]) if one_axis else _diameter(centered[defined])
+    return centered / largest if largest > 0 else centered
 
 
 def _diameter(points: NDArray) -> float:
