@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -90,6 +91,26 @@ def test_a_feature_that_another_determines_has_no_conditional_importance(activat
         exact["importance"].isel(unit=0).sel(feature=["number", "animate"]), 0, atol=1e-15
     )
     assert (exact["p_value"].isel(unit=0).sel(feature=["number", "animate"]) == 1).all()
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize("folds", ["pairs", "sentences"])
+@pytest.mark.parametrize("method", [True, "exact"])
+def test_what_rounding_leaves_of_a_number_is_nothing(method, folds, seed):
+    """Its mean over pairs that are alike is not quite the number itself."""
+    rng = np.random.default_rng(seed)
+    length = rng.choice(rng.normal(size=6).round(2), 60)
+    tense = rng.integers(0, 2, 60)
+    units = np.column_stack([3 * length, 3 * tense]) + rng.normal(size=(60, 2))
+    columns = {"length": length, "twice": 2 * length, "tense": tense}
+    data = mx.from_arrays(
+        units, pd.DataFrame(columns), dims=("sentence", "unit"), numeric=["length", "twice"]
+    )
+    both = {"both": ["length", "twice"]}
+    result = mx.multivariate_importance(data, conditional=method, folds=folds, groups=both)
+    determined = result.sel(feature=["length", "twice"])
+    assert (determined["importance"] == 0).all() and (determined["p_value"] == 1).all()
+    assert (result["importance"].sel(feature=["tense", "both"]) > 0).all()
 
 
 @pytest.mark.parametrize("method", [True, "exact"])

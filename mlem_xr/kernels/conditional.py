@@ -11,6 +11,9 @@ N_TREES = 10
 DEPTHS = (2, 5, 10)
 """Depths of the trees among which cross-validation chooses, as in the original program."""
 
+_ROUNDING = 1e-6
+"""Relative to the range of a feature: the rounding of the others, float32, leaves less of it."""
+
 
 def residuals(
     pattern: NDArray,
@@ -24,7 +27,8 @@ def residuals(
     e_gk = x_gk - E[x_k | x_-k], with the expectation over the pairs of the fold: a random forest's
     (`method` True), or the mean of x_k over the pairs that agree in all other features ("exact").
     `pattern` is (P, F), `n_pairs` (P); returns (P, F), 0 for patterns without pairs. Of features
-    that are permuted `together`, bool (F), the others are those that are not; the rest is 0.
+    that are permuted `together`, bool (F), the others are those that are not; the rest is 0. So is
+    what rounding leaves of a feature that the others determine.
     """
     expectation = _exact_mean if method == "exact" else _forest_mean
     result = np.zeros_like(pattern)
@@ -34,7 +38,9 @@ def residuals(
     for k in chosen:
         others = np.delete(x, k if together is None else chosen, axis=1).astype(np.float32)
         if np.ptp(x[:, k]) > 0:
-            result[present, k] = x[:, k] - expectation(others, x[:, k], weight, random_state)
+            left = x[:, k] - expectation(others, x[:, k], weight, random_state)
+            if np.abs(left).max() > _ROUNDING * np.ptp(x[:, k]):
+                result[present, k] = left
     return result
 
 
