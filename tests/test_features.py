@@ -316,6 +316,37 @@ def test_numbers_that_differ_by_rounding_alone_are_the_same():
     assert mx.feature_distances(far, features=["length"]).max() == 1
 
 
+@pytest.mark.filterwarnings("ignore:features. length")
+def test_numbers_that_differ_by_the_rounding_of_float32_are_the_same():
+    """Tables and models make them float64, which has other roundings."""
+    table = table_of(few=True)
+    noise = np.random.default_rng(0).integers(-2, 3, len(table))
+    table["length"] = np.float32(0.3) * (1 + np.float32(1.2e-7) * noise.astype(np.float32))
+    table["place_x"] = table["length"].astype(np.float64)
+    table["place_y"] = np.float32(0.1)
+    assert table["length"].dtype == np.float32 and table["length"].nunique() > 2
+    stimuli = stimuli_of(table)
+    as_it_is = stimuli.assign_coords(length=stimuli["length"].astype(np.float32))
+    units = data_of(table)["activation"].values
+    roles = {"numeric": ["length", "zipf"], "vector": {"place": ["place_x", "place_y"]}}
+    given = mx.from_arrays(units, table, dims=("sentence", "unit"), **roles)
+    for one in (stimuli, as_it_is, given):
+        distances = mx.feature_distances(one, features=["length", "place", "zipf"])
+        assert distances.max("pair").values.tolist() == [0, 0, 1]
+        np.testing.assert_array_equal(one["length"], table["length"])
+        np.testing.assert_array_equal(one["place_x"], table["place_x"])
+    model = mx.MLEM().fit(table[["length", "number"]], units)
+    assert model.importance_["length"] == 0 and model.coef_[0] == 0
+
+
+def test_numbers_that_differ_by_more_than_rounding_are_no_rounding():
+    """As float32, these would differ by some units in the last place."""
+    one = np.arange(40) % 2
+    for far in (1e7 + one, 0.3 + 1e-8 * one, 1e6 + one / 3):
+        stimuli = mx.read_stimuli(table_of().assign(length=far), numeric=["length"])
+        assert mx.feature_distances(stimuli, features=["length"]).max() == 1
+
+
 def plain_t(x, y, k):
     design = np.column_stack([x, np.ones(len(y))])
     coefficient, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)

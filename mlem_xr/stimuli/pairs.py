@@ -86,11 +86,22 @@ def _points(data: xr.Dataset, feature: str) -> NDArray:
     which would be stretched to distances.
     """
     points = feature_values(data, feature).reshape(data.sizes["sentence"], -1).astype(np.float64)
-    undefined = np.isnan(points).any(axis=1)
-    points[undefined] = np.nan
-    if not undefined.all() and is_constant(points[~undefined]):
-        points[~undefined] = points[~undefined][0]
+    defined = ~np.isnan(points).any(axis=1)
+    points[~defined] = np.nan
+    if defined.any() and is_constant(_as_measured(points[defined])):
+        points[defined] = points[defined][0]
     return points
+
+
+def _as_measured(numbers: NDArray) -> NDArray:
+    """Return numbers as float32 if that is how they were rounded before they became float64.
+
+    They all are float32 then, which whole numbers, that are exact, may be too.
+    """
+    with np.errstate(over="ignore"):
+        single = numbers.astype(np.float32)
+    was_single = (single == numbers).all() and (numbers % 1 != 0).any()
+    return single if was_single else numbers
 
 
 def _given(data: xr.Dataset, feature: str) -> NDArray:
