@@ -13,6 +13,7 @@ import mlem_xr as mx
 import plain
 from helpers import N, layers, write
 from mlem_xr.kernels import design, patterns
+from mlem_xr.kernels.draws import items_of
 from mlem_xr.kernels.randomization import randomization_design
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli.pairs import features_in
@@ -345,6 +346,9 @@ def test_numbers_that_differ_by_more_than_rounding_are_no_rounding():
     for far in (1e7 + one, 0.3 + 1e-8 * one, 1e6 + one / 3):
         stimuli = mx.read_stimuli(table_of().assign(length=far), numeric=["length"])
         assert mx.feature_distances(stimuli, features=["length"]).max() == 1
+    # A number of few digits says nothing of how others were rounded.
+    beside = table_of(few=True).assign(place_x=1e-4 * (1 + one / 3), place_y=1000.5)
+    assert mx.feature_distances(stimuli_of(beside), features=["place"]).max() == 1
 
 
 def plain_t(x, y, k):
@@ -461,6 +465,50 @@ def test_a_number_that_others_determine_has_nothing_to_draw():
     with pytest.warns(UserWarning, match="determine length, number, twice|determine length, twice"):
         result = mx.randomization_test(data, features=["length", "number", "twice"], n_draws=9)
     assert (result["p_value"].sel(feature="twice") == 1).all()
+
+
+def test_an_axis_that_varies_by_rounding_alone_says_nothing_of_sentences():
+    """As a covariate it would be brought to a standard deviation of 1."""
+    rng = np.random.default_rng(0)
+    n = 60
+    x, noise = rng.normal(size=n), rng.integers(-2, 3, n)
+    tense = np.where(rng.random(n) < 1 / (1 + np.exp(-x)), "past", "present")
+    units = rng.normal(size=(n, 6))
+    y = np.full(n, 0.3)
+    rounded = (
+        0.3 * (1 + 2.2e-16 * noise),
+        (np.float32(0.3) * (1 + 1.2e-7 * noise)).astype(np.float32),
+    )
+    found = [
+        mx.randomization_test(
+            mx.from_arrays(
+                units,
+                pd.DataFrame({"tense": tense, "x": x, "y": one}),
+                dims=("sentence", "unit"),
+                vector={"place": ["x", "y"]},
+            ),
+            n_draws=99,
+        )
+        for one in (y, *rounded)
+    ]
+    for one in found[1:]:
+        xr.testing.assert_equal(one, found[0])
+
+
+def test_an_axis_that_varies_by_rounding_among_those_that_are_drawn_says_nothing():
+    """A number may vary where the feature that is drawn is undefined."""
+    rng = np.random.default_rng(0)
+    table = table_of(few=True)
+    undefined = table["tense"].isna()
+    table[["place_x", "place_y"]] = rng.normal(size=(len(table), 2))
+    known = []
+    for other in (0.3, 0.1 + 0.2):
+        table["length"] = np.where(undefined, 5.0, np.where(rng.random(40) < 0.5, 0.3, other))
+        features = features_in(stimuli_of(table), ["tense", "length", "place"])
+        items = np.repeat(np.arange(40)[:, np.newaxis], 3, axis=1)
+        known.append(items_of(features, items, 0).number_covariate)
+    assert known[0].shape[1] == 2
+    np.testing.assert_array_equal(known[1], known[0])
 
 
 def test_the_test_holds_for_numbers():

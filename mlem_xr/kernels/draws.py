@@ -30,6 +30,9 @@ _MOST_TRIES = 100
 _NOTHING = 1e-9
 """A part of the variation that counts as none."""
 
+_ROUNDING = 1e-12
+"""Relative to the largest distance, 1: numbers that vary by less are the same."""
+
 _BYTES = 2**26
 """Random numbers drawn at once."""
 
@@ -112,9 +115,10 @@ def _standardized(position: NDArray) -> NDArray:
     n = np.maximum(1, (~undefined).sum(axis=0))
     centered = np.where(undefined, 0.0, there - there.sum(axis=0) / n)
     deviation = np.sqrt((centered**2).sum(axis=0) / n)
-    scaled = centered / np.where(deviation > 0, deviation, 1.0)
+    varies = deviation > _ROUNDING
+    scaled = centered[:, varies] / deviation[varies]
     which = undefined.any(axis=0) & ~undefined.all(axis=0)
-    return np.column_stack([scaled[:, deviation > 0], undefined[:, which]])
+    return np.column_stack([scaled, undefined[:, which]])
 
 
 def is_determined(items: Items) -> bool:

@@ -82,15 +82,26 @@ def feature_measures(data: xr.Dataset, codes: xr.DataArray) -> xr.DataArray:
 def _points(data: xr.Dataset, feature: str) -> NDArray:
     """Return the points of a numeric feature or a vector: float64 (sentence, axis).
 
-    A point without numbers on all axes has none. All are the same if they differ by rounding alone,
-    which would be stretched to distances.
+    A point without numbers on all axes has none. What differs by rounding alone is the same.
     """
     points = feature_values(data, feature).reshape(data.sizes["sentence"], -1).astype(np.float64)
     defined = ~np.isnan(points).any(axis=1)
     points[~defined] = np.nan
-    if defined.any() and is_constant(_as_measured(points[defined])):
-        points[defined] = points[defined][0]
+    if defined.any():
+        points[defined] = _without_rounding(points[defined])
     return points
+
+
+def _without_rounding(points: NDArray) -> NDArray:
+    """Make points the same that differ by rounding alone, or else their numbers on such an axis.
+
+    Rounding would be stretched to distances, or to what is known of sentences when others are
+    drawn.
+    """
+    axes = np.hsplit(points, points.shape[1])
+    all_same = is_constant(_as_measured(points))
+    same = [all_same or is_constant(_as_measured(axis)) for axis in axes]
+    return np.where(same, points[0], points)
 
 
 def _as_measured(numbers: NDArray) -> NDArray:
