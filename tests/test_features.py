@@ -1,5 +1,6 @@
 """Features that are numbers and points: from the table to importances."""
 
+import warnings
 from dataclasses import replace
 from itertools import combinations
 
@@ -338,6 +339,34 @@ def test_numbers_that_differ_by_the_rounding_of_float32_are_the_same():
         np.testing.assert_array_equal(one["place_x"], table["place_x"])
     model = mx.MLEM().fit(table[["length", "number"]], units)
     assert model.importance_["length"] == 0 and model.coef_[0] == 0
+
+
+@pytest.mark.parametrize("factor", [1e160, 1e300, 1e-170, 1e-310])
+def test_the_scale_of_numbers_and_points_does_not_matter(factor):
+    """Their squares may be infinite, or 0."""
+    table = table_of(few=True)
+    numbers = ["length", "zipf", "place_x", "place_y"]
+    scaled = stimuli_of(table.assign(**{name: factor * table[name] for name in numbers}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = mx.feature_distances(scaled)
+    np.testing.assert_allclose(found, mx.feature_distances(stimuli_of(table)), rtol=1e-9)
+
+
+def test_the_range_of_a_number_may_be_infinite():
+    table = table_of(few=True)
+    far = table.assign(length=1e308 * (table["length"] - 4.5))
+    units = data_of(table)["activation"].values
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        distances = mx.feature_distances(stimuli_of(far))
+        known = ["length", "number"]
+        predicted = [
+            mx.MLEM(numeric=["length"]).fit(one[known], units).predict_pairs(one[known][::2])
+            for one in (table.astype({"length": float}), far)
+        ]
+    np.testing.assert_allclose(distances, mx.feature_distances(stimuli_of(table)))
+    np.testing.assert_allclose(predicted[1], predicted[0])
 
 
 def test_numbers_that_differ_by_more_than_rounding_are_no_rounding():

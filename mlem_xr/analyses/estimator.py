@@ -189,10 +189,13 @@ def _name(column: Any) -> str:
 
 
 def _largest_distances(data: xr.Dataset) -> NDArray:
-    """Return the largest distance of each feature that it is divided by: 1 of levels."""
+    """Return half the largest distance of each feature that it is divided by: 1 of levels.
+
+    The whole of it may be infinite.
+    """
     largest = []
     for name in data.attrs["features"]:
         values = feature_values(data, name)
         numbers = kind_of(data, name) == "numeric"
-        largest.append(np.nanmax(values) - np.nanmin(values) if numbers else 1.0)
+        largest.append(np.nanmax(values) / 2 - np.nanmin(values) / 2 if numbers else 1.0)
     return np.array(largest)

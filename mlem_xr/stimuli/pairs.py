@@ -99,9 +99,20 @@ def _without_rounding(points: NDArray) -> NDArray:
     drawn.
     """
     axes = np.hsplit(points, points.shape[1])
-    all_same = is_constant(_as_measured(points))
-    same = [all_same or is_constant(_as_measured(axis)) for axis in axes]
+    # What is infinite as float32, or as a difference, is no rounding.
+    with np.errstate(over="ignore"):
+        all_same = is_constant(_as_measured(points))
+        same = [all_same or is_constant(_as_measured(axis)) for axis in axes]
     return np.where(same, points[0], points)
+
+
+def _in_range(points: NDArray) -> NDArray:
+    """Bring points to where no difference is infinite and no square is infinite or 0.
+
+    A power of two divides them, which rounds nothing.
+    """
+    _, exponent = np.frexp(np.nanmax(np.abs(points)))
+    return np.ldexp(points, -exponent)
 
 
 def _as_measured(numbers: NDArray) -> NDArray:
@@ -109,8 +120,7 @@ def _as_measured(numbers: NDArray) -> NDArray:
 
     They all are float32 then, which whole numbers, that are exact, may be too.
     """
-    with np.errstate(over="ignore"):
-        single = numbers.astype(np.float32)
+    single = numbers.astype(np.float32)
     was_single = (single == numbers).all() and (numbers % 1 != 0).any()
     return single if was_single else numbers
 
@@ -144,6 +154,7 @@ def _scaled(points: NDArray) -> NDArray:
     defined = ~np.isnan(points[:, 0])
     if not defined.any():
         return points
+    points = _in_range(points)
     centered = points - (points[defined].min(axis=0) + points[defined].max(axis=0)) / 2
     one_axis = points.shape[1] == 1
     largest = np.ptp(centered[defined]) if one_axis else _diameter(centered[defined])
