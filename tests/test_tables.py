@@ -97,6 +97,14 @@ def test_tables_are_written_and_read(activations, tmp_path, name):
     pd.testing.assert_frame_equal(again, expected, check_dtype=False)
 
 
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet"])
+def test_equal_tables_make_equal_files(tmp_path, ending):
+    table, paths = pd.DataFrame({"a": [1, 2]}), [tmp_path / f"{name}{ending}" for name in "ab"]
+    for path in paths:
+        mx.write_table(table, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
 def test_bad_input_is_named(activations, tmp_path):
     result = mx.multivariate_importance(activations)
     with pytest.raises(InputError, match="^names: unknown value 'mlem'; known: 'mlem_xr', 'orig"):

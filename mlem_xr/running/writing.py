@@ -1,12 +1,13 @@
 """Files and folders that appear whole or not at all."""
 
 import csv
+import gzip
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import pandas as pd
@@ -105,10 +106,20 @@ def write_quoted(table: pd.DataFrame, path: Path, quoting: Quoting) -> None:
             if path.suffix == ".parquet":
                 table.to_parquet(unfinished, index=False)
             else:
-                # Without the time, equal tables make equal files.
-                packed = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
-                table.to_csv(unfinished, index=False, compression=packed, quoting=quoting)
+                with _opened(unfinished, packed=path.suffix == ".gz") as file:
+                    table.to_csv(file, mode="wb", index=False, quoting=quoting)
     except ImportError as error:
         raise InputError(f"path: {NO_PYARROW}") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"path: cannot write {path} ({error})") from error
+
+
+@contextmanager
+def _opened(path: Path, *, packed: bool) -> Iterator[Any]:
+    with path.open("wb") as file:
+        if not packed:
+            yield file
+            return
+        # Without the time and the name of the file, equal tables make equal files.
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as inner:
+            yield inner
