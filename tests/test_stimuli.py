@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from mlem_xr.running.writing import write_table
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli import generate_stimuli, list_stimuli, read_stimuli, write_stimuli
 from mlem_xr.stimuli.table import MAX_COLUMNS, from_codes, from_dataframe, to_codes, to_dataframe
@@ -461,3 +462,26 @@ def test_the_hash_of_stimuli_stays_that_of_stores_written_before() -> None:
     )
     stimuli = read_stimuli(table, numeric=["length"], vector={"place": ["x", "y"]}, items=["noun"])
     assert stimuli.attrs["stimuli_hash"] == "650601b0839254aba892a75a74a42d80"
+
+
+@pytest.mark.parametrize(
+    "name", ["A.CSV", "a.Csv", "a.csv.GZ", "a.CSV.gz", "a.PARQUET", "folder.csv.gz/a.Csv"]
+)
+def test_endings_in_capitals_are_the_same_endings(tmp_path: Path, name: str) -> None:
+    stimuli, path = read_stimuli(TABLE), tmp_path / name
+    write_stimuli(stimuli, path)
+    plain = path.with_name("plain" + path.name[1:].lower())
+    write_stimuli(stimuli, plain)
+    assert path.read_bytes() == plain.read_bytes()
+    again = read_stimuli(path)
+    assert again.attrs == {**stimuli.attrs, "stimuli": path.name[0]}
+    write_table(TABLE, path)
+    write_table(TABLE, plain)
+    assert path.read_bytes() == plain.read_bytes()
+
+
+def test_a_grammar_may_end_in_capitals(tmp_path: Path) -> None:
+    rules = "%column word = noun.WORD\nS -> N[ROLE=noun] V\nV -> 'sings' | 'waits'\n"
+    words = "".join(f"N[WORD={word}] -> '{word}'\n" for word in ("he", "she"))
+    (tmp_path / "own.FCFG").write_text(rules + words)
+    assert read_stimuli(tmp_path / "own.FCFG").attrs["stimuli"] == "own"

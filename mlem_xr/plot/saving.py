@@ -17,7 +17,7 @@ import panel
 from bokeh.resources import INLINE
 
 from mlem_xr.plot.grid import MAX_PANELS, cells_of, drawn, values_of
-from mlem_xr.running.writing import check_path, whole
+from mlem_xr.running.writing import check_path, ending_of, whole
 from mlem_xr.schema import InputError, check_integer, plain_value, shown
 
 MAX_STATES = 1000
@@ -82,7 +82,8 @@ def save(
     """
     _check_figure(figure)
     path = check_path(path, FORMATS)
-    kind = path.suffix.lower()
+    kind = ending_of(path, FORMATS)
+    assert kind is not None
     if kind == ".html" and (width is not None or dpi is not None):
         raise InputError("width, dpi: a page has none; expected them for .png, .svg or .pdf")
     write = _WRITERS[kind]

@@ -3,7 +3,7 @@
 import csv
 import gzip
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -58,10 +58,16 @@ def whole(path: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+def ending_of(path: Path, endings: Iterable[str]) -> str | None:
+    """Return which one of these endings a path has, in small letters or capitals; None: another."""
+    name = path.name.lower()
+    return next((ending for ending in endings if name.endswith(ending)), None)
+
+
 def check_path(path: str | PathLike[str], endings: Sequence[str]) -> Path:
     """Return a path that a file with one of these endings can be written to; refuse others."""
     path = check_location("path", path, "the path of a file to write")
-    if not path.name.lower().endswith(tuple(endings)):
+    if ending_of(path, endings) is None:
         expected = f"{', '.join(endings[:-1])} or {endings[-1]}"
         raise InputError(f"path: {shown(str(path))[1:-1]}; expected {expected}")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
@@ -101,12 +107,13 @@ def write_table(table: pd.DataFrame, path: str | PathLike[str]) -> None:
 
 def write_quoted(table: pd.DataFrame, path: Path, quoting: Quoting) -> None:
     """Write a table to a path that was checked, with the `quoting` of the module csv."""
+    ending = ending_of(path, TABLES)
     try:
         with whole(path) as unfinished:
-            if path.suffix == ".parquet":
+            if ending == ".parquet":
                 table.to_parquet(unfinished, index=False)
             else:
-                with _opened(unfinished, packed=path.suffix == ".gz") as file:
+                with _opened(unfinished, packed=ending == ".csv.gz") as file:
                     table.to_csv(file, mode="wb", index=False, quoting=quoting)
     except ImportError as error:
         raise InputError(f"path: {NO_PYARROW}") from error

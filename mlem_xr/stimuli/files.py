@@ -6,7 +6,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from io import StringIO
 from os import PathLike
@@ -17,7 +17,14 @@ from typing import Any, TextIO
 import pandas as pd
 import xarray as xr
 
-from mlem_xr.running.writing import NO_PYARROW, TABLES, Quoting, check_path, write_quoted
+from mlem_xr.running.writing import (
+    NO_PYARROW,
+    TABLES,
+    Quoting,
+    check_path,
+    ending_of,
+    write_quoted,
+)
 from mlem_xr.schema import (
     NUMERIC,
     InputError,
@@ -34,7 +41,7 @@ from mlem_xr.schema import (
     shown,
     warn,
 )
-from mlem_xr.stimuli.generate import generate_stimuli, list_stimuli
+from mlem_xr.stimuli.generate import generate_stimuli, is_grammar, list_stimuli
 from mlem_xr.stimuli.table import (
     MAX_COLUMNS,
     checked,
@@ -122,9 +129,10 @@ def read_stimuli(
         warn_of_oddities(stimuli)
         return stimuli
     path = check_location("stimuli", source, "a name, a path, a DataFrame or a Dataset")
-    if str(source) in list_stimuli() or path.suffix == ".fcfg":
+    if str(source) in list_stimuli() or is_grammar(path):
         return _with_roles(generate_stimuli(source), names, vector)
-    table, name = _read_table(path), path.name.removesuffix(_suffix(path) or "")
+    table, ending = _read_table(path), ending_of(path, TABLES) or ""
+    name = path.name[: len(path.name) - len(ending)]
     return from_dataframe(table, name=name, **names, vector=_vectors(vector, table.columns))
 
 
@@ -194,7 +202,8 @@ def write_stimuli(stimuli: xr.Dataset, path: str | PathLike[str]) -> None:
     path = check_path(path, TABLES)
     stimuli = check_stimuli(stimuli)
     table = to_dataframe(stimuli)
-    write_quoted(table, path, _quoting(table, stimuli) if path.suffix != ".parquet" else 0)
+    is_csv = ending_of(path, TABLES) != ".parquet"
+    write_quoted(table, path, _quoting(table, stimuli) if is_csv else csv.QUOTE_MINIMAL)
 
 
 def _quoting(table: pd.DataFrame, stimuli: xr.Dataset) -> Quoting:
@@ -267,14 +276,10 @@ def _kinds(
     return {"numeric": [*numbers, *numeric], "vector": vectors | dict(vector)}
 
 
-def _suffix(path: Path) -> str | None:
-    return next((suffix for suffix in TABLES if path.name.endswith(suffix)), None)
-
-
 def _read_table(path: Path) -> pd.DataFrame:
-    suffix = _suffix(path)
+    ending = ending_of(path, TABLES)
     bundled = f"bundled sets: {', '.join(list_stimuli())}"
-    if suffix is None:
+    if ending is None:
         raise InputError(
             f"stimuli: {str(path)!r} is neither a bundled set nor a path that ends in "
             f"{', '.join(TABLES)}; {bundled}"
@@ -282,23 +287,24 @@ def _read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"stimuli: no file {str(path)!r}; {bundled}")
     try:
-        if suffix == ".parquet":
+        if ending == ".parquet":
             return pd.read_parquet(path)
-        return _read_csv(lambda: path)
+        return _read_csv(lambda: _opened(path, packed=ending == ".csv.gz"))
     except ImportError as error:
         raise InputError(f"stimuli: {NO_PYARROW}") from error
     # The libraries behind these raise exceptions of their own, mostly subclasses of ValueError.
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise InputError(
-            f"stimuli: cannot read {str(path)!r} as {suffix} ({error}); {bundled}"
+            f"stimuli: cannot read {str(path)!r} as {ending} ({error}); {bundled}"
         ) from error
 
 
-def _read_csv(source: Callable[[], Any]) -> pd.DataFrame:
-    """Read a CSV from what `source` gives each time; types are decided over whole columns."""
-    header = _header(source())
+def _read_csv(source: Callable[[], TextIO]) -> pd.DataFrame:
+    """Read a CSV from what `source` opens each time; types are decided over whole columns."""
+    header = _header(source)
     options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "low_memory": False}
-    table = pd.read_csv(source(), dtype={"sentence": str}, **options)
+    with source() as lines:
+        table = pd.read_csv(lines, dtype={"sentence": str}, **options)
     # pandas takes surplus cells for an index, which would shift every column.
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError("more cells than columns; put sentences that hold commas in quotes")
@@ -320,9 +326,9 @@ def _without_na(column: pd.Series) -> pd.Series:
     return numbers
 
 
-def _header(source: Any) -> list[str]:
+def _header(source: Callable[[], TextIO]) -> list[str]:
     """Read the names of the columns, of which pandas would make up some and rename others."""
-    with nullcontext(source) if isinstance(source, StringIO) else _opened(source) as lines:
+    with source() as lines:
         header = next(csv.reader(lines), [])
     twice = [name for name, count in Counter(header).items() if count > 1]
     if not header:
@@ -336,8 +342,8 @@ def _header(source: Any) -> list[str]:
     return header
 
 
-def _opened(path: Path) -> TextIO:
-    open_file: Any = gzip.open if path.suffix == ".gz" else open
+def _opened(path: Path, *, packed: bool) -> TextIO:
+    open_file: Any = gzip.open if packed else open
     return open_file(path, "rt", encoding="utf-8-sig", newline="")
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pandas as pd
 import xarray as xr
 
+from mlem_xr.running.writing import ending_of
 from mlem_xr.schema import InputError, check_integer, check_location, shown, warn
 from mlem_xr.stimuli.grammar import (
     GRAMMARS,
@@ -157,11 +158,16 @@ def _find(source: str | PathLike[str]) -> Path:
     path = check_location("stimuli", source, f"{known} or the path of a grammar")
     if str(path) in bundled:
         return GRAMMARS / f"{path}.fcfg"
-    if path.suffix == ".fcfg" and path.is_file():
+    if is_grammar(path) and path.is_file():
         return path
     raise InputError(
         f"stimuli: {shown(source)} is neither {known} nor a grammar file that exists (.fcfg)"
     )
+
+
+def is_grammar(path: Path) -> bool:
+    """Say whether a file is a grammar, by its ending."""
+    return ending_of(path, [".fcfg"]) is not None
 
 
 def _description(path: Path) -> str:
