@@ -429,6 +429,13 @@ def test_the_sliders_combinations_are_counted():
     assert grid.values_of(hv.Curve([1, 2])) == []
 
 
+def test_what_a_link_leads_to_is_saved(tmp_path):
+    (tmp_path / "p.svg").symlink_to(tmp_path / "latest")
+    plot.save(hv.Curve([1, 2]), tmp_path / "p.svg")
+    assert (tmp_path / "p.svg").is_symlink()
+    assert "<svg" in (tmp_path / "latest").read_text()
+
+
 @pytest.mark.parametrize("name", ["p.gif", "p", "p.png.txt"])
 def test_an_unknown_extension_lists_the_known_ones(tmp_path, name):
     with pytest.raises(InputError, match=r"p.*; expected .png, .svg, .pdf or .html"):

@@ -105,6 +105,32 @@ def test_equal_tables_make_equal_files(tmp_path, ending):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+def test_what_a_link_leads_to_is_written(tmp_path):
+    """Whether it is there, is of another name or is in a folder that is still to be made."""
+    table = pd.DataFrame({"sentence": list("abcd"), "a": [1, 2, 1, 2]})
+    old, links = tmp_path / "old", tmp_path / "links"
+    old.write_text("old")
+    links.mkdir()
+    (links / "a.csv").symlink_to(old)
+    (links / "b.csv").symlink_to("../new/b.csv")
+    (links / "c.csv").symlink_to("a.csv")
+    (tmp_path / "folder").symlink_to(links)
+    mx.write_table(table, links / "a.csv")
+    mx.write_table(table, tmp_path / "folder" / "b.csv")
+    assert old.read_text() == (tmp_path / "new" / "b.csv").read_text()
+    mx.write_stimuli(mx.read_stimuli(table), links / "c.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(old), table)
+    assert {path.name for path in links.iterdir() if path.is_symlink()} == {
+        "a.csv",
+        "b.csv",
+        "c.csv",
+    }
+    assert len(list(links.iterdir())) == 3 and len(list((tmp_path / "new").iterdir())) == 1
+    (links / "d.csv").symlink_to(old / "d.csv")
+    with pytest.raises(InputError, match="old is no folder; expected a file in a folder"):
+        mx.write_table(table, links / "d.csv")
+
+
 def test_bad_input_is_named(activations, tmp_path):
     result = mx.multivariate_importance(activations)
     with pytest.raises(InputError, match="^names: unknown value 'mlem'; known: 'mlem_xr', 'orig"):

@@ -30,7 +30,8 @@ def whole(path: Path) -> Iterator[Path]:
     Parameters
     ----------
     path : Path
-        Where a file or a folder is to be; parents are made, a file that is there is replaced.
+        Where a file or a folder is to be; parents are made, a file that is there is replaced. A
+        link stays: what it leads to is written.
 
     Yields
     ------
@@ -46,11 +47,12 @@ def whole(path: Path) -> Iterator[Path]:
     ...     [file.name for file in Path(folder).iterdir()]
     ['table.csv']
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{uuid4().hex}.{path.name}")
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{uuid4().hex}.{path.name}")
     try:
         yield unfinished
-        unfinished.replace(path)
+        unfinished.replace(target)
     finally:
         if unfinished.is_dir():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -70,7 +72,7 @@ def check_path(path: str | PathLike[str], endings: Sequence[str]) -> Path:
     if ending_of(path, endings) is None:
         expected = f"{', '.join(endings[:-1])} or {endings[-1]}"
         raise InputError(f"path: {shown(str(path))[1:-1]}; expected {expected}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    folder = next(parent for parent in path.resolve().parents if parent.exists())
     if path.is_dir() or not folder.is_dir():
         found = f"{path} is a folder" if path.is_dir() else f"{folder} is no folder"
         raise InputError(f"path: {found}; expected a file in a folder")
