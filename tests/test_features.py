@@ -13,6 +13,7 @@ import xarray as xr
 import mlem_xr as mx
 import plain
 from helpers import N, layers, write
+from mlem_xr.cli.options import read_stimuli as read_with_options
 from mlem_xr.kernels import design, patterns
 from mlem_xr.kernels.draws import items_of
 from mlem_xr.kernels.randomization import randomization_design
@@ -283,6 +284,22 @@ def test_conditional_importance_takes_few_distances():
 def test_kinds_that_cannot_be_are_named(arguments, message):
     with pytest.raises(InputError, match=message):
         mx.read_stimuli(table_of(), **arguments)
+
+
+def test_the_name_of_a_column_is_no_pattern(tmp_path):
+    table = table_of(few=True)[["sentence", "tense", "place_x", "place_y"]]
+    for names in (["e[1]", "e1"], ["e1", "e[1]"], ["e[1]", "x"], ["e*", "ee"], ["e?", "e1"]):
+        own = table.set_axis(["sentence", "tense", *names], axis=1)
+        name = next(name for name in names if not name.isalnum())
+        other = next(other for other in names if other != name)
+        own.to_csv(tmp_path / "table.csv", index=False)
+        for source in (own, tmp_path / "table.csv", mx.read_stimuli(own)):
+            stimuli = mx.read_stimuli(source, vector={"v": [name]})
+            assert stimuli[name].attrs == {"vector": "v"} and stimuli[other].attrs == {}
+            stimuli = mx.read_stimuli(source, vector={"v": [name, other]})
+            assert stimuli[other].attrs == {"vector": "v"}
+        stimuli = read_with_options(tmp_path / "table.csv", [], [], [f"v={name}"])
+        assert stimuli[name].attrs == {"vector": "v"} and stimuli[other].attrs == {}
 
 
 def test_a_constant_number_has_no_importance():

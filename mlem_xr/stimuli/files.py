@@ -5,7 +5,7 @@ import gzip
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from io import StringIO
@@ -86,8 +86,9 @@ def read_stimuli(
         values are: two sentences differ in them or not.
     vector : mapping of str to str or iterable of str, optional
         Features that are points, such as coordinates or embeddings: the name of each, and its
-        columns, listed or as a pattern (`{"embedding": "emb_*"}`). Two sentences are as far apart
-        as their points (Euclidean), divided by the largest distance.
+        columns, listed or as a pattern (`{"embedding": "emb_*"}`); the name of a column stands for
+        that column alone. Two sentences are as far apart as their points (Euclidean), divided by
+        the largest distance.
 
     Returns
     -------
@@ -142,7 +143,7 @@ def _names(argument: str, given: Any) -> list[str]:
     return several(argument, given, check_text, ordered=False, empty=True)
 
 
-def _vectors(given: Any, columns: Iterable[str]) -> dict[str, list[str]]:
+def _vectors(given: Any, columns: Collection[str]) -> dict[str, list[str]]:
     """Return the columns of each vector, in the order of the table."""
     if given is None:
         return {}
@@ -153,11 +154,18 @@ def _vectors(given: Any, columns: Iterable[str]) -> dict[str, list[str]]:
     for feature, parts in given.items():
         patterns = several(f"vector: columns of {shown(feature)}", parts, check_text)
         name = check_text("vector", feature, "the name of a feature")
-        found[name] = [c for c in columns if any(fnmatchcase(c, p) for p in patterns)]
-        missing = [p for p in patterns if not any(fnmatchcase(c, p) for c in columns)]
-        if missing:
-            raise InputError(f"vector: no column {missing[0]!r}; found: {listed(columns)}")
+        chosen = {column for pattern in patterns for column in _chosen(pattern, columns)}
+        found[name] = [column for column in columns if column in chosen]
     return found
+
+
+def _chosen(pattern: str, columns: Collection[str]) -> list[str]:
+    """Return the column of a name; if there is none, those whose names fit it as a pattern."""
+    # A name such as e[1] is a pattern, too, and one that e1 fits.
+    fit = [c for c in columns if c == pattern] or [c for c in columns if fnmatchcase(c, pattern)]
+    if not fit:
+        raise InputError(f"vector: no column {pattern!r}; found: {listed(columns)}")
+    return fit
 
 
 def _with_roles(stimuli: xr.Dataset, names: Mapping[str, list[str]], vector: Any) -> xr.Dataset:
