@@ -82,6 +82,29 @@ def test_strings_and_categories_from_pandas() -> None:
     assert stimuli.attrs["stimuli_hash"] == read_stimuli(TABLE).attrs["stimuli_hash"]
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([1, 2, None], "float64"),
+        ([1, 2, 1], "int64"),
+        ([0.5, 2, None], "float64"),
+        ([True, False, None], "object"),
+        ([True, False, True], "bool"),
+        (["sg", "pl", None], "object"),
+        ([1, "pl", None], "object"),
+    ],
+)
+def test_categories_are_what_their_values_are(values: list, dtype: str) -> None:
+    table = pd.DataFrame({"sentence": list("abcdef"), "x": pd.Categorical(values * 2)})
+    nullable = table["x"].astype(object).convert_dtypes().astype("category")
+    own = pd.Series(values * 2, dtype=object)
+    for column in (table["x"], nullable, own, own.where(own.notna(), pd.NA)):
+        stimuli = read_stimuli(table.assign(x=column))
+        assert stimuli["x"].dtype == dtype
+        assert plain(stimuli["x"].values) == values * 2
+        assert stimuli.attrs["stimuli_hash"] == read_stimuli(table).attrs["stimuli_hash"]
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "UInt8", "float32", "Float64"])
 def test_numbers_of_any_size_are_the_same_numbers(dtype: str) -> None:
     table = TABLE.assign(number=[i % 3 for i in range(len(TABLE))])

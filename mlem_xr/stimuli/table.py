@@ -373,12 +373,14 @@ def _check_sentence(row: int, sentence: Any) -> None:
 def _plain_values(column: pd.Series, where: str) -> np.ndarray:
     """Values of a column as bool, int64, float64 or object (strings, mixed)."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
+        # Categories may be of a type that has no undefined value.
+        column = column.astype(object)
     undefined = column.isna().to_numpy()
     if column.dtype.kind not in "biuf":
         for value in _distinct(column[~undefined].tolist()):
             _check_level(value, where)
-        column = column.infer_objects()
+        # One undefined value for all, or numbers beside pd.NA would be no numbers.
+        column = column.astype(object).where(~undefined, np.nan).infer_objects()
     if pd.api.types.is_bool_dtype(column) and not undefined.any():
         return column.to_numpy(dtype=bool)
     if column.dtype.kind in "iuf":
