@@ -389,7 +389,7 @@ def test_the_range_of_a_number_may_be_infinite():
 def test_numbers_that_differ_by_more_than_rounding_are_no_rounding():
     """As float32, these would differ by some units in the last place."""
     one = np.arange(40) % 2
-    for far in (1e7 + one, 0.3 + 1e-8 * one, 1e6 + one / 3):
+    for far in (1e7 + one, 0.3 + 1e-8 * one, 1e6 + one / 3, 1e6 + one / 4, 2459000.5 + one):
         stimuli = mx.read_stimuli(table_of().assign(length=far), numeric=["length"])
         assert mx.feature_distances(stimuli, features=["length"]).max() == 1
     # A number of few digits says nothing of how others were rounded.

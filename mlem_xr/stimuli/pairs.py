@@ -21,6 +21,9 @@ from mlem_xr.schema import (
 )
 from mlem_xr.stimuli.table import Codes, feature_values
 
+_FRACTION = 2.0**-10
+"""Numbers of so many binary places are what somebody wrote, not what rounding left."""
+
 _ROWS = 1024
 """Points whose distances to all others are computed together."""
 
@@ -118,10 +121,11 @@ def _in_range(points: NDArray) -> NDArray:
 def _as_measured(numbers: NDArray) -> NDArray:
     """Return numbers as float32 if that is how they were rounded before they became float64.
 
-    They all are float32 then, which whole numbers, that are exact, may be too.
+    They all are float32 then. Those that are multiples of a simple fraction may be too, such as
+    dates with halves of days, and are taken to be exact.
     """
     single = numbers.astype(np.float32)
-    was_single = (single == numbers).all() and (numbers % 1 != 0).any()
+    was_single = (single == numbers).all() and (numbers % _FRACTION != 0).any()
     return single if was_single else numbers
 
 
