@@ -180,6 +180,12 @@ BAD_TABLES = {
     "named twice": TABLE.rename(columns={"number": "code"}),
     "column 'code' holds": TABLE.assign(code=[[1], [2], [3], [4]]),
     "column 'age' holds": TABLE.assign(age=pd.date_range("2000", periods=4)),
+    "column 'age' holds True and 1, which are equal; expected booleans or numbers": TABLE.assign(
+        age=pd.Series([1, True, "a", None], dtype=object)
+    ),
+    "column 'code' holds False and 0.0, which are equal": TABLE.assign(
+        code=pd.Series([np.False_, 0.0, 5, True], dtype=object)
+    ),
 }
 
 
@@ -247,7 +253,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_stimuli(read_stimuli(TABLE), path)
     old = path.read_bytes()
-    mixed = read_stimuli(TABLE.assign(code=["a", 1, True, 2.5]))
+    mixed = read_stimuli(TABLE.assign(code=["a", 3, True, 2.5]))
     with pytest.raises(InputError, match="cannot write .*a.parquet"):
         write_stimuli(mixed, path)
     assert path.read_bytes() == old

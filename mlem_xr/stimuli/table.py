@@ -377,8 +377,10 @@ def _plain_values(column: pd.Series, where: str) -> np.ndarray:
         column = column.astype(object)
     undefined = column.isna().to_numpy()
     if column.dtype.kind not in "biuf":
-        for value in _distinct(column[~undefined].tolist()):
+        levels = _distinct(column[~undefined].tolist())
+        for value in levels:
             _check_level(value, where)
+        _check_booleans(levels, where)
         # One undefined value for all, or numbers beside pd.NA would be no numbers.
         column = column.astype(object).where(~undefined, np.nan).infer_objects()
     if pd.api.types.is_bool_dtype(column) and not undefined.any():
@@ -419,3 +421,15 @@ def _check_level(value: Any, where: str) -> None:
         case float() as number if math.isfinite(number):
             return
     raise InputError(f"{where} holds {shown(value)}; expected booleans, numbers or strings")
+
+
+def _check_booleans(levels: Iterable[Any], where: str) -> None:
+    """Refuse booleans beside numbers that equal them: as levels they would be one."""
+    plain = list(map(plain_value, levels))
+    booleans = [level for level in plain if isinstance(level, bool)]
+    for number in plain if booleans else []:
+        if not isinstance(number, bool) and number in booleans:
+            raise InputError(
+                f"{where} holds {bool(number)} and {number}, which are equal; expected booleans or "
+                "numbers"
+            )
