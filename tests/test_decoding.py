@@ -5,6 +5,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.special import expit, softmax
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
@@ -16,6 +17,7 @@ from helpers import lazy
 from mlem_xr.analyses.decoding import DecodingOptions, decoding_baseline
 from mlem_xr.kernels.decoding import classes, decode, fold_auc, weighted_auc
 from mlem_xr.kernels.distances import standardize
+from mlem_xr.kernels.logistic import Classifier
 from mlem_xr.running.blas import one_blas_thread
 from mlem_xr.schema import InputError
 from mlem_xr.stimuli.pairs import feature_codes
@@ -118,6 +120,41 @@ def test_activations_of_any_size_can_be_decoded():
         for scale in (1e-8, 1e5, 1e9):
             scaled = auc_of_folds(activation * scale, label, random_state=0).mean()
             assert scaled == pytest.approx(auc, abs=0.1)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("n_units", [20, 90])
+def test_activations_of_any_size_have_their_own_ranks(n_units, n_classes):
+    """Tesla, say: all probabilities round to the same number, and there is something to read."""
+    activation, label = sentences(90, n_units, n_classes, signal=2.0)
+    expected = auc_of_folds(activation * 1e-8, label, random_state=0)
+    assert expected.mean() > 0.6
+    for scale in (1e-13, 1e-30):
+        found = auc_of_folds(activation * scale, label, random_state=0)
+        np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_scores_are_ordered_as_probabilities(n_classes):
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, n_classes, 50)
+    n_outputs = 1 if n_classes == 2 else n_classes
+    coefficient, intercept = rng.normal(size=(7, n_outputs)), rng.normal(size=n_outputs)
+    activation = rng.normal(size=(50, 7))
+    for scale in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0):
+        outputs = activation @ coefficient * scale + intercept
+        probability = expit(outputs) if n_classes == 2 else softmax(outputs, axis=1)
+        found = kernel.scores(Classifier(coefficient, intercept), activation * scale)
+        assert weighted_auc(found, label) == weighted_auc(probability, label)
+
+
+def test_equal_sentences_have_equal_scores():
+    """A product of matrices may treat its last rows otherwise."""
+    rng = np.random.default_rng(0)
+    for n_outputs in (1, 3):
+        classifier = Classifier(rng.normal(size=(384, n_outputs)), rng.normal(size=n_outputs))
+        found = kernel.scores(classifier, np.tile(rng.normal(size=384) * 1e-13, (77, 1)))
+        assert (found == found[0]).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"zscore": True}, {"random_state": 5}], ids=str)

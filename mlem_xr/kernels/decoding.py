@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels.distances import prepared
-from mlem_xr.kernels.logistic import Classifier, Problem, newton, probability
+from mlem_xr.kernels.logistic import Classifier, Problem, newton, scores
 
 N_FOLDS = 3
 """Folds of the cross-validation, and of the one inside each training set that picks the penalty."""
@@ -89,7 +89,7 @@ def fold_auc(activation: NDArray, label: NDArray, *, random_state: int) -> NDArr
     for train, test in folds.split(label, label):
         part = None if gram is None else gram[np.ix_(train, train)]
         classifier = train_classifier(activation[train], part, label[train])
-        auc.append(weighted_auc(probability(classifier, activation[test]), label[test]))
+        auc.append(weighted_auc(scores(classifier, activation[test]), label[test]))
     return np.array(auc)
 
 
@@ -108,8 +108,8 @@ def train_classifier(activation: NDArray, gram: NDArray | None, label: NDArray) 
     paths, auc = [], []
     for train, validation in StratifiedKFold(N_FOLDS).split(label, label):
         path = _penalty_path(_part(problem, train))
-        predictions = [probability(classifier, activation[validation]) for classifier in path]
-        auc.append([weighted_auc(p, label[validation]) for p in predictions])
+        found = [scores(classifier, activation[validation]) for classifier in path]
+        auc.append([weighted_auc(score, label[validation]) for score in found])
         paths.append(path)
     best = int(np.argmax(np.sum(auc, axis=0)))
     chosen = zip(*(path[best] for path in paths), strict=True)

@@ -22,6 +22,9 @@ _SUFFICIENT_DECREASE = 2.0**-11
 _PRECISION = float(np.finfo(np.float64).eps)
 _SMALLEST = 1e-100
 
+_DIGITS = 12
+"""Log-odds that agree to so many digits of the largest one are equal."""
+
 
 class Problem(NamedTuple):
     """A weighted logistic regression, but for its penalty."""
@@ -45,9 +48,36 @@ class Classifier(NamedTuple):
     """(output)"""
 
 
-def probability(classifier: Classifier, activation: NDArray) -> NDArray:
-    """Predict the probability of each output's class: (sentence, output)."""
-    return _link(activation @ classifier.coefficient + classifier.intercept)
+def scores(classifier: Classifier, activation: NDArray) -> NDArray:
+    """Score sentences by how probable each output's class is: (sentence, output).
+
+    Only their order means something. It is that of the probabilities, but where these round to the
+    same number, as those of small activations do, it is that of the log-odds.
+    """
+    added = activation @ classifier.coefficient
+    if np.abs(added).max() >= 1.0:
+        return _link(added + classifier.intercept)
+    odds = _added_log_odds(added, classifier.intercept)
+    largest = np.abs(odds).max(axis=0)
+    # The outputs of equal sentences may differ by rounding.
+    return np.round(odds / np.where(largest > 0, largest, 1.0), _DIGITS)
+
+
+def _added_log_odds(added: NDArray, intercept: NDArray) -> NDArray:
+    """Say what small numbers, added to intercepts, add to the log-odds: (sentence, output).
+
+    To their own last digit, which is lost in the sum.
+    """
+    from scipy.special import softmax
+
+    if added.shape[1] == 1:
+        return added
+    columns = []
+    for output in range(added.shape[1]):
+        share = softmax(np.delete(intercept, output))
+        others = np.expm1(np.delete(added, output, axis=1)) @ share
+        columns.append(added[:, output] - np.log1p(others))
+    return np.stack(columns, axis=1)
 
 
 def newton(problem: Problem, penalty_inverse: float, start: Classifier) -> Classifier:
