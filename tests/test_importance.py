@@ -7,6 +7,7 @@ import mlem_xr as mx
 import plain
 from helpers import lazy
 from mlem_xr.kernels.distances import DISTANCES
+from mlem_xr.kernels.folds import split
 from mlem_xr.schema import InputError
 
 OUTPUTS = (
@@ -433,3 +434,74 @@ def test_equal_distances_have_no_scores():
         assert np.isnan(result["r2"])
         assert (result["importance"] == 0).all()
         assert (result["p_value"] == 1).all()
+
+
+def of_features(values):
+    """Activations (sentence, unit) with a feature of two levels and one of three."""
+    rng = np.random.default_rng(1)
+    features = {"two": rng.integers(0, 2, len(values)), "three": rng.integers(0, 3, len(values))}
+    coords = {name: ("sentence", levels) for name, levels in features.items()}
+    return xr.Dataset({"activation": (("sentence", "unit"), values)}, coords)
+
+
+@pytest.mark.parametrize("zscore", [False, True])
+def test_where_a_unit_is_not_0_does_not_matter_where_it_is_constant(zscore):
+    """In a fold, or among the sentences of one that the other fold is trained on."""
+    rng = np.random.default_rng(0)
+    values = np.zeros((60, 300))
+    values[rng.integers(0, 60, 300), np.arange(300)] = rng.normal(size=300)
+    # Some units are mostly 0, others are so in one fold alone.
+    held_out, _ = split(60, 0)
+    values[held_out == 0, :100] += rng.normal(size=(30, 100))
+    options = {"folds": "sentences", "zscore": zscore}
+    expected = mx.univariate_importance(of_features(values), **options)
+    assert 0.5 < expected["r2"].isnull().mean() < 1
+    assert expected["p_value"].isin([1.0]).any()
+    for offset in (1.0, -0.3):
+        found = mx.univariate_importance(of_features(values + offset), **options)
+        xr.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    # Pairs alone are worked on in single precision.
+    found = mx.univariate_importance(of_features(values), mae=True, **options).drop_vars("mae")
+    xr.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+ROUNDED_FOLDS = {
+    "multivariate": mx.multivariate_importance,
+    "with mae": lambda data, **options: mx.multivariate_importance(data, mae=True, **options),
+    "of distances": lambda data, **options: mx.multivariate_importance(
+        data, target="none", **options
+    ),
+    "univariate": mx.univariate_importance,
+    "univariate, with mae": lambda data, **options: mx.univariate_importance(
+        data, mae=True, **options
+    ),
+    "decompose": mx.decompose,
+    "decompose, units": lambda data, **options: mx.decompose(data, per="unit", **options),
+}
+
+
+@pytest.mark.parametrize("call", ROUNDED_FOLDS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan", "norm_diff", "sqeuclidean"])
+def test_what_is_constant_in_a_fold_but_for_rounding_has_no_scores(call, dtype, distance):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(60, 3))
+    fold = split(60, 0)[0] == 1
+    rounding = np.finfo(dtype).eps * rng.integers(-1, 2, (fold.sum(), 3))
+    values[fold] = np.array([0.3, 0.7, -0.4]) * (1 + rounding)
+    data = of_features(values.astype(dtype))
+    result = ROUNDED_FOLDS[call](data, folds="sentences", distance=distance)
+    assert result["r2"].isnull().all()
+    varied = of_features(rng.normal(size=(60, 3)).astype(dtype))
+    result = ROUNDED_FOLDS[call](varied, folds="sentences", distance=distance)
+    assert result["r2"].notnull().all()
+
+
+@pytest.mark.parametrize("distance", ["cosine", "correlation"])
+def test_parallel_sentences_in_a_fold_have_no_scores(distance):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(60, 5))
+    fold = split(60, 0)[0] == 1
+    values[fold] = rng.normal(size=5) * rng.uniform(1, 2, (fold.sum(), 1))
+    result = mx.multivariate_importance(of_features(values), folds="sentences", distance=distance)
+    assert np.isnan(result["r2"])

@@ -93,8 +93,8 @@ def test_sums_of_units_are_those_over_pairs(seed, n, n_features, n_levels, units
         rng.random((n, 11)) >= zeros
     )
     design = level_design(codes, 0)
-    filled = np.count_nonzero(activation, axis=0)
-    found = kernels.fold_units(activation, filled, np.zeros(11, bool), design)
+    filled = [np.count_nonzero(activation, axis=0)] if kernels is sparse_units else []
+    found = kernels.fold_units(activation, *filled, np.zeros(11), design)
     units = [fold.sums for fold in found]
     sums = [unit.level_sums(11) for unit in units]
     folds = fold_statistics(design, sums, [unit.sums_of_squares(11) for unit in units])
@@ -113,7 +113,7 @@ def test_sums_of_a_layer_are_those_over_pairs(seed, n, n_axes, n_levels):
     codes = random_design(seed, n, 4, n_levels)
     position = np.random.default_rng(seed).normal(size=(n, n_axes)) + 5
     design = level_design(codes, 0)
-    layers = layer_levels.fold_layer(position, design)
+    layers = layer_levels.fold_layer(position, np.zeros(n_axes), design)
     yy = [np.array([layer.yy.sum() / 2]) for layer in layers]
     folds = fold_statistics(design, [(layer.train, layer.validation) for layer in layers], yy)
 

@@ -202,3 +202,24 @@ def test_layers_whose_units_are_all_constant_have_no_best_ones(activations):
     assert np.isnan(constant["r2"]).all()
     assert not constant["chosen"].any()
     assert np.isfinite(best["r2"].sel(layer=[1, 3])).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("options", [{}, {"zscore": True}, {"folds": "sentences"}], ids=str)
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan", "norm_diff"])
+def test_units_that_vary_by_rounding_alone_have_nothing_to_explain(dtype, options, distance):
+    """Among these sentences; among those that they were chosen on they do vary."""
+    rng = np.random.default_rng(0)
+    values, feature = rng.normal(size=(120, 3)), np.tile([0, 1], 60)
+    values[:60, 0] += 4 * feature[:60]
+    values[60:, 0] = 0.3 * (1 + np.finfo(dtype).eps * rng.integers(-2, 3, 60))
+    data = xr.Dataset(
+        {"activation": (("sentence", "unit"), values.astype(dtype))},
+        coords={"plural": ("sentence", feature)},
+    )
+    scan = mx.univariate_importance(data.isel(sentence=slice(60)))
+    others = data.isel(sentence=slice(60, None))
+    result = mx.top_unit_importance(others, scan, k=1, distance=distance, **options)
+    assert np.isnan(result["r2"]).all()
+    assert (result["importance"] == 0).all()
+    assert (result["p_value"] == 1).all()

@@ -21,9 +21,17 @@ from scipy.special import comb
 
 from mlem_xr.kernels import explain_pairs, moments, permutation, ridge
 from mlem_xr.kernels.design import PairDesign, pair_design
-from mlem_xr.kernels.distances import distance_matrix, find_distance, prepared
+from mlem_xr.kernels.distances import (
+    distance_matrix,
+    distances_of_units,
+    find_distance,
+    placed,
+    prepared,
+    rounding_of,
+)
 from mlem_xr.kernels.explain_patterns import fold_statistics
 from mlem_xr.kernels.features import Features, features_of
+from mlem_xr.kernels.folds import parts_of
 from mlem_xr.kernels.metrics import Outputs, joined
 from mlem_xr.kernels.statistics import FoldStatistics, Statistics
 from mlem_xr.kernels.targets import BLOCK, TARGETS
@@ -72,7 +80,8 @@ def decompose(activation: NDArray, options: Any, **features: NDArray) -> Outputs
 
 
 def _target(activation: NDArray, options: Any) -> NDArray:
-    distance = distance_matrix(activation, options.distance, zscore=options.zscore)
+    parts = parts_of(len(activation), options)
+    distance = distance_matrix(activation, options.distance, zscore=options.zscore, parts=parts)
     return TARGETS[options.target].of_distances(distance, options.min_max)
 
 
@@ -92,13 +101,14 @@ def _targets_of_pairs(
         yield explain_pairs.of_matrix(_target(activation, options)), 1
         return
     distance, target = find_distance(options.distance), TARGETS[options.target]
-    scaled = prepared(activation, zscore=options.zscore)
+    rounding = rounding_of(activation, zscore=options.zscore)
+    parts = parts_of(len(activation), options)
+    scaled = prepared(activation, zscore=options.zscore, parts=parts)
     if distance.on_line is None or target.of_units is None:
-        for column in scaled.T:
-            matrix = distance_matrix(column[:, np.newaxis], options.distance)
+        for matrix in distances_of_units(scaled, rounding, options.distance, parts):
             yield explain_pairs.of_matrix(target.of_distances(matrix, options.min_max)), 1
         return
-    position = distance.on_line(scaled)
+    position = placed(scaled, rounding, distance.on_line, parts)
     for start in range(0, position.shape[1], BLOCK):
         block = position[:, start : start + BLOCK]
         yield explain_pairs.of_block(block, options), block.shape[1]
@@ -109,14 +119,15 @@ def _of_units(
 ) -> Iterator[tuple[NDArray, NDArray]]:
     """Yield the sums of y and of y^2 of some units at a time: (group, T)."""
     distance, target = find_distance(options.distance), TARGETS[options.target]
-    scaled = prepared(activation, zscore=options.zscore)
+    rounding = rounding_of(activation, zscore=options.zscore)
+    parts = parts_of(len(activation), options)
+    scaled = prepared(activation, zscore=options.zscore, parts=parts)
     if distance.on_line is None or target.of_units is None:
-        for column in scaled.T:
-            matrix = distance_matrix(column[:, np.newaxis], options.distance)
+        for matrix in distances_of_units(scaled, rounding, options.distance, parts):
             y = target.of_distances(matrix, options.min_max)
             yield moments.pair_moments(y, *design.pairs)
         return
-    position = distance.on_line(scaled)
+    position = placed(scaled, rounding, distance.on_line, parts)
     for start in range(0, position.shape[1], BLOCK):
         block = position[:, start : start + BLOCK]
         sums = moments.unit_moments(target.of_units(block, options.min_max), design.pairs)
@@ -154,10 +165,9 @@ def _score_subsets(
     n_targets = len(fold.held_out.y)
     r2, variance = np.empty((n_targets, len(members))), np.empty(n_targets)
     for t in range(n_targets):
-        train, validation, refit, held_out = (_only(sums, t) for sums in fold)
-        scores = permutation.scores(
-            ridge.fit_subsets(train, validation, refit, alphas, members), held_out
-        )
+        own = FoldStatistics(*(_only(sums, t) for sums in fold))
+        fit = ridge.fit_subsets(own.train, own.validation, own.refit, alphas, members)
+        scores = permutation.scores(fit, own)
         r2[t], variance[t] = scores["r2"], scores["variance"].item()
     return r2, variance
 

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from mlem_xr.kernels.levels import FoldLevels, LevelDesign, Pool
+from mlem_xr.kernels.levels import FoldLevels, LevelDesign, Pool, center
 from mlem_xr.kernels.targets import BLOCK
 from mlem_xr.kernels.unit_levels import FAST, Polynomials, UnitSums, units_last
 
@@ -18,7 +18,7 @@ class DenseUnits(NamedTuple):
     """The units over the sentences that one fold holds out."""
 
     position: NDArray
-    """Positions, less a center: float64 (block, n, BLOCK), 0 in lanes without a unit."""
+    """Positions, less their `center`: float64 (block, n, BLOCK), 0 in lanes without a unit."""
     sums: UnitSums
 
     def squares(
@@ -38,44 +38,37 @@ class DenseUnits(NamedTuple):
         return sums
 
 
-def fold_units(
-    position: NDArray, filled: NDArray, constant: NDArray, design: LevelDesign
-) -> list[DenseUnits]:
+def fold_units(position: NDArray, rounding: NDArray, design: LevelDesign) -> list[DenseUnits]:
     """Sum positions (sentence, unit) over the level classes of both folds.
 
-    They are centered, which changes no difference, so that squares keep their digits; a unit that
-    is mostly 0 is not, so that it is exactly constant in a fold where it is 0. `filled` says
-    in how many sentences each unit is not 0, `constant` which units are the same in all sentences,
-    but for rounding: (unit).
+    They are centered in each fold, which changes no difference. `rounding` says by how much
+    rounding may let each unit vary: (unit).
     """
-    n_units = position.shape[1]
-    mostly_zero = filled < len(position) / 2
-    center = np.where(mostly_zero, 0.0, position.mean(axis=0, dtype=np.float64))
-    scale = np.where(constant, 0.0, 1.0)
-    n_blocks = -(-n_units // BLOCK)
+    n_blocks = -(-position.shape[1] // BLOCK)
+    of_lane = np.zeros((n_blocks, BLOCK))
+    of_lane.flat[: len(rounding)] = rounding
     folds = []
     for fold in design.folds:
         n = len(fold.sentence)
         own, sums = np.zeros((n_blocks, n, BLOCK)), UnitSums.empty(n, n_blocks, design)
-        _load(position, fold.sentence, center, scale, own)
+        _load(position, fold.sentence, own)
         for block in range(n_blocks):
+            center(own[block], fold.subset, of_lane[block])
             _sum_levels(own[block], fold, sums.class_sums[block], sums.power_sums[block])
         folds.append(DenseUnits(own, sums))
     return folds
 
 
 @numba.njit(nogil=True, cache=True)
-def _load(
-    position: NDArray, sentence: NDArray, center: NDArray, scale: NDArray, out: NDArray
-) -> None:
-    """Fill `out` (block, n, BLOCK) with the centered positions of these sentences."""
+def _load(position: NDArray, sentence: NDArray, out: NDArray) -> None:
+    """Fill `out` (block, n, BLOCK) with the positions of these sentences."""
     n_units = position.shape[1]
     for i in range(len(sentence)):
         row = position[sentence[i]]
         for block in range(len(out)):
             first = block * BLOCK
             for unit in range(first, min(first + BLOCK, n_units)):
-                out[block, i, unit - first] = (row[unit] - center[unit]) * scale[unit]
+                out[block, i, unit - first] = row[unit]
 
 
 def _sum_levels(

@@ -1,6 +1,6 @@
 """Activations -> distances between sentences."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numba
@@ -11,6 +11,9 @@ from mlem_xr.kernels.errors import Undefined
 
 _ROUNDINGS = 16
 """Activations that differ by so many units in the last place of the largest are the same."""
+
+_UNRESOLVED = _ROUNDINGS * np.finfo(np.float64).eps
+"""So much of the squared norms is rounding in what scalar products leave of a squared distance."""
 
 _CACHED = 2**19
 """Bytes of activations that stay in the cache of a processor while they are read twice."""
@@ -25,8 +28,9 @@ _ASYMMETRY = 1e-5
 class Distance(NamedTuple):
     """A distance between the activations of two sentences."""
 
-    matrix: Callable[[NDArray], NDArray]
-    """Activations, float64 (sentence, unit) -> distances, float64 (sentence, sentence)."""
+    matrix: Callable[[NDArray], NDArray] | None
+    """Activations, float64 (sentence, unit) -> distances, float64 (sentence, sentence); None: their
+    space has one axis, and it is the distance along it."""
     on_line: Callable[[NDArray], NDArray] | None = None
     """Where the sentences stand on the line of one unit, as a function of its activations, if its
     distance is that of two points on a line; None: every unit takes a matrix."""
@@ -55,11 +59,6 @@ def _norm(activation: NDArray) -> NDArray:
     return np.linalg.norm(activation, axis=1, keepdims=True)
 
 
-def _norm_difference(activation: NDArray) -> NDArray:
-    norm = _norm(activation)
-    return np.abs(norm - norm.T)
-
-
 def _metrics(*names: str, **properties: Any) -> dict[str, Distance]:
     return {name: Distance(_metric(name), **properties) for name in names}
 
@@ -77,7 +76,7 @@ DISTANCES: dict[str, Distance] = {
     **_metrics("nan_euclidean", in_space=np.asarray, centered=True),
     **_metrics("sqeuclidean", "seuclidean", "braycurtis", "canberra", "hamming"),
     **_metrics("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule"),
-    "norm_diff": Distance(_norm_difference, on_line=np.abs, in_space=_norm),
+    "norm_diff": Distance(None, on_line=np.abs, in_space=_norm),
     PRECOMPUTED: Distance(np.array, of_one_unit=False),
 }
 """Metrics of `sklearn.metrics.pairwise_distances` that take any matrix; `norm_diff`, the difference
@@ -117,9 +116,15 @@ def _of_function(function: Function) -> Callable[[NDArray], NDArray]:
 
 
 def distance_matrix(
-    activation: NDArray, distance: str | Function, *, zscore: bool = False
+    activation: NDArray,
+    distance: str | Function,
+    *,
+    zscore: bool = False,
+    parts: Sequence[NDArray] = (),
 ) -> NDArray:
     """Compute the distance between every two sentences: float64 (sentence, sentence).
+
+    In parts of the sentences that are compared alone, what is rounding makes no distance either.
 
     Raises `Undefined` if a distance is undefined, as the cosine distance of a zero vector, or
     cannot be computed from these activations, as the Mahalanobis distance with units that depend on
@@ -131,13 +136,18 @@ def distance_matrix(
     if is_constant(activation):
         # What rounding leaves of a distance of 0 would be stretched to targets.
         return np.zeros((len(activation), len(activation)))
-    activation = without_rounding(activation)
+    found, rounding = find_distance(distance), rounding_of(activation, zscore=zscore)
+    activation = without_rounding(activation, parts=parts)
     if zscore:
         activation = standardize(activation)
-    elif find_distance(distance).centered:
+    elif found.centered:
         activation = activation - activation.mean(axis=0)
     try:
-        result = find_distance(distance).matrix(activation)
+        if found.matrix is not None:
+            result = found.matrix(activation)
+        else:
+            assert found.in_space is not None
+            result = _along(placed(activation, rounding, found.in_space, parts)[:, 0])
     except np.linalg.LinAlgError as error:
         raise Undefined(
             f"distance: {distance!r} cannot be computed from activations of shape "
@@ -148,7 +158,30 @@ def distance_matrix(
         raise Undefined(
             f"distance: {distance!r} is undefined for the activations of sentence {sentence}"
         )
+    if found.centered:
+        _drop_unresolved(result, np.einsum("iu,iu->i", activation, activation))
     return result
+
+
+def _along(position: NDArray) -> NDArray:
+    """Compute the distances of points on a line."""
+    return np.abs(position[:, np.newaxis] - position)
+
+
+def distances_of_units(
+    activation: NDArray,
+    rounding: NDArray,
+    distance: str | Function,
+    parts: Sequence[NDArray] = (),
+) -> Iterator[NDArray]:
+    """Yield the distances over each unit alone, which varies so much by rounding."""
+    on_line = find_distance(distance).on_line
+    if on_line is None:
+        for column in activation.T:
+            yield distance_matrix(column[:, np.newaxis], distance, parts=parts)
+    else:
+        for position in placed(activation, rounding, on_line, parts).T:
+            yield _along(position)
 
 
 def check_distances(distance: NDArray) -> None:
@@ -230,17 +263,59 @@ def is_constant(activation: NDArray) -> bool:
     return extent(activation).is_constant
 
 
-def without_rounding(activation: NDArray) -> NDArray:
-    """Make units that differ by rounding alone the same in all sentences: float64."""
-    same = extent(activation).constant_units
-    return np.where(same, activation[0], activation).astype(np.float64)
+def without_rounding(
+    activation: NDArray, rounding: NDArray | None = None, parts: Sequence[NDArray] = ()
+) -> NDArray:
+    """Make units that differ by rounding alone the same in all sentences: float64.
+
+    And in each of some parts of the sentences. `rounding` says by how much rounding may let each
+    unit vary; None: as much as its own precision does.
+    """
+    if rounding is None:
+        rounding = extent(activation).rounding
+    found = np.array(activation, dtype=np.float64)
+    for part in (np.arange(len(found)), *parts):
+        own = found[part]
+        same = np.ptp(own, axis=0) <= rounding
+        if same.any():
+            found[part] = np.where(same, own[0], own)
+    return found
 
 
-def prepared(activation: NDArray, *, zscore: bool) -> NDArray:
-    """Take away what is rounding, and standardize if asked to: float64."""
+def rounding_of(activation: NDArray, *, zscore: bool) -> NDArray:
+    """Return by how much rounding may let each unit vary, standardized if asked to: float64."""
+    found = extent(activation)
+    rounding = found.rounding.astype(np.float64)
+    if zscore:
+        # A unit that varies by rounding alone was made constant before.
+        rounding /= np.where(found.constant_units, 1.0, deviation(activation))
+    return rounding
+
+
+def placed(
+    activation: NDArray,
+    rounding: NDArray,
+    place: Callable[[NDArray], NDArray],
+    parts: Sequence[NDArray] = (),
+) -> NDArray:
+    """Place sentences, whose activations vary so much by rounding, without what is rounding there.
+
+    `place` is a function of activations (sentence, unit), `on_line` or `in_space` of a `Distance`,
+    which moves no sentence farther than its units.
+    """
+    return without_rounding(place(activation), moved(rounding, place), parts)
+
+
+def moved(rounding: NDArray, place: Callable[[NDArray], NDArray]) -> NDArray:
+    """Return how far rounding, of each unit, may move a place: (axis)."""
+    return place(rounding[np.newaxis])[0]
+
+
+def prepared(activation: NDArray, *, zscore: bool, parts: Sequence[NDArray] = ()) -> NDArray:
+    """Take away what is rounding, in parts of the sentences too, and standardize if asked to."""
     if is_constant(activation):
         return np.zeros(activation.shape)
-    activation = without_rounding(activation)
+    activation = without_rounding(activation, parts=parts)
     return standardize(activation) if zscore else activation
 
 
@@ -251,9 +326,14 @@ def standardize(activation: NDArray) -> NDArray:
     """
     activation = np.asarray(activation, dtype=np.float64)
     centered = activation - activation.mean(axis=0)
-    deviation = activation.std(axis=0)
     constant = np.ptp(activation, axis=0) == 0
-    return np.where(constant, 0.0, centered / np.where(constant, 1.0, deviation))
+    return np.where(constant, 0.0, centered / deviation(activation))
+
+
+def deviation(activation: NDArray) -> NDArray:
+    """Compute the standard deviation of each unit, 1 where it is constant: float64 (unit)."""
+    constant = np.ptp(activation, axis=0) == 0
+    return np.where(constant, 1.0, activation.std(axis=0, dtype=np.float64))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -267,5 +347,15 @@ def distances_from_products(product: NDArray, out: NDArray) -> None:
     for i in range(len(product)):
         for j in range(i + 1, len(product)):
             squared = squared_norm[i] + squared_norm[j] - 2.0 * product[i, j]
-            # Rounding may leave a square below zero.
-            out[i, j] = np.sqrt(max(squared, 0.0))
+            # Rounding may leave a square near zero, or below it.
+            rounding = _UNRESOLVED * (squared_norm[i] + squared_norm[j])
+            out[i, j] = np.sqrt(squared) if squared > rounding else 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def _drop_unresolved(distance: NDArray, squared_norm: NDArray) -> None:
+    """Set distances to 0 whose squares are no more than rounding in the sum of squared norms."""
+    for i in range(len(distance)):
+        for j in range(len(distance)):
+            if distance[i, j] ** 2 <= _UNRESOLVED * (squared_norm[i] + squared_norm[j]):
+                distance[i, j] = 0.0

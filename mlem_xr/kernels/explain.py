@@ -33,12 +33,17 @@ from mlem_xr.kernels import explain_levels, explain_pairs, explain_patterns
 from mlem_xr.kernels.distances import (
     distance_matrix,
     distances_from_products,
+    distances_of_units,
     find_distance,
+    moved,
+    placed,
     prepared,
+    rounding_of,
     standardize,
     without_rounding,
 )
 from mlem_xr.kernels.features import Features, features_of
+from mlem_xr.kernels.folds import parts_of
 from mlem_xr.kernels.metrics import Outputs, joined
 from mlem_xr.kernels.targets import BLOCK, TARGETS
 
@@ -57,10 +62,12 @@ def explain_layer(
     known = _known(features, options)
     in_space = find_distance(options.distance).in_space
     if _on_levels(known, groups, options) and in_space is not None:
+        rounding = rounding_of(activation, zscore=options.zscore)
         scaled = prepared(activation, zscore=options.zscore)
-        outputs = explain_levels.explain_position(in_space(scaled), known.codes, items, options)
+        outputs = _explain_position(scaled, rounding, in_space, known, items, options)
     else:
-        distance = distance_matrix(activation, options.distance, zscore=options.zscore)
+        parts = parts_of(len(activation), options)
+        distance = distance_matrix(activation, options.distance, zscore=options.zscore, parts=parts)
         target = TARGETS[options.target].of_distances(distance, options.min_max)
         outputs = _explain_matrices(lambda: iter([target]), known, items, groups, options)
     return {name: values[0] for name, values in outputs.items()}
@@ -82,19 +89,20 @@ def explain_units(
     distance, target = find_distance(options.distance), TARGETS[options.target]
     if _on_levels(known, groups, options) and distance.on_line is not None:
         return explain_levels.explain_units(activation, known.codes, items, options)
-    scaled = without_rounding(activation)
+    rounding = rounding_of(activation, zscore=options.zscore)
+    parts = parts_of(len(activation), options)
+    scaled = without_rounding(activation, parts=parts)
     if options.zscore:
         scaled = standardize(scaled)
     if distance.on_line is None or target.of_units is None:
 
         def targets() -> Iterator[NDArray]:
-            for column in scaled.T:
-                matrix = distance_matrix(column[:, np.newaxis], options.distance)
+            for matrix in distances_of_units(scaled, rounding, options.distance, parts):
                 yield target.of_distances(matrix, options.min_max)
 
         return _explain_matrices(targets, known, items, groups, options)
     design = explain_patterns.design_of(known, options)
-    positions = distance.on_line(scaled)
+    positions = placed(scaled, rounding, distance.on_line, parts)
     blocks = (positions[:, start : start + BLOCK] for start in range(0, positions.shape[1], BLOCK))
     if design is None:
         return joined(explain_pairs.explain_block(b, known, items, groups, options) for b in blocks)
@@ -125,14 +133,17 @@ def explain_top_units(
     smallest = score[ranked[np.minimum(options.k, len(ranked)) - 1]]
     chosen = score >= smallest[:, np.newaxis]
     n_chosen = chosen.sum(axis=1)
-    values = activation.T[ranked[: n_chosen.max()]].T.astype(np.float64)
+    best = activation.T[ranked[: n_chosen.max()]].T
+    rounding = rounding_of(best, zscore=options.zscore)
+    parts = parts_of(len(best), options)
+    values = without_rounding(best, parts=parts)
     scaled = standardize(values) if options.zscore else values - values.mean(axis=0)
     distance = find_distance(options.distance)
     if _on_levels(known, groups, options) and distance.in_space is not None:
         own = scaled if options.zscore or distance.centered else values
         outputs = joined(
-            explain_levels.explain_position(
-                distance.in_space(own[:, :n_units]), known.codes, items, options
+            _explain_position(
+                own[:, :n_units], rounding[:n_units], distance.in_space, known, items, options
             )
             for n_units in n_chosen
         )
@@ -143,8 +154,9 @@ def explain_top_units(
             yield from _growing_distances(scaled, n_chosen)
         else:
             for n_units in n_chosen:
-                part = (scaled if options.zscore else values)[:, :n_units]
-                yield distance_matrix(part, options.distance)
+                yield distance_matrix(
+                    best[:, :n_units], options.distance, zscore=options.zscore, parts=parts
+                )
 
     def targets() -> Iterator[NDArray]:
         for matrix in matrices():
@@ -160,6 +172,20 @@ def _known(arrays: Mapping[str, NDArray], options: Any) -> Features:
 def _on_levels(features: Features, groups: NDArray, options: Any) -> bool:
     alone = features.are_categorical and not len(groups)
     return alone and explain_levels.on_levels(options)
+
+
+def _explain_position(
+    activation: NDArray,
+    rounding: NDArray,
+    in_space: Callable[[NDArray], NDArray],
+    features: Features,
+    items: NDArray,
+    options: Any,
+) -> Outputs:
+    """Explain squared distances in a space on level sums."""
+    position = placed(activation, rounding, in_space)
+    moves = moved(rounding, in_space)
+    return explain_levels.explain_position(position, moves, features.codes, items, options)
 
 
 def _explain_matrices(

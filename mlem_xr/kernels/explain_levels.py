@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels import dense_units, influence, layer_levels, permutation, sparse_units
-from mlem_xr.kernels.distances import extent, find_distance, standardize
+from mlem_xr.kernels.distances import deviation, extent, find_distance, standardize
 from mlem_xr.kernels.folds import N_FOLDS
 from mlem_xr.kernels.levels import LevelDesign, fold_statistics, level_design
 from mlem_xr.kernels.metrics import Outputs, fit_metrics, joined, outputs_of
@@ -32,10 +32,15 @@ def on_levels(options: Any) -> bool:
     return options.folds == "sentences" and squared and not options.conditional and not options.mae
 
 
-def explain_position(position: NDArray, codes: NDArray, items: NDArray, options: Any) -> Outputs:
-    """Explain the squared distances of positions (sentence, axis): one target."""
+def explain_position(
+    position: NDArray, rounding: NDArray, codes: NDArray, items: NDArray, options: Any
+) -> Outputs:
+    """Explain the squared distances of positions (sentence, axis): one target.
+
+    `rounding` says by how much rounding may let each axis vary: (axis).
+    """
     design = level_design(codes, options.random_state, items)
-    layers = layer_levels.fold_layer(position, design)
+    layers = layer_levels.fold_layer(position, rounding, design)
     sums = [(layer.train, layer.validation) for layer in layers]
     yy = [np.array([layer.yy.sum() / 2]) for layer in layers]
     folds = fold_statistics(design, sums, yy)
@@ -61,7 +66,9 @@ def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: 
     design = level_design(codes, options.random_state, items)
     on_line = find_distance(options.distance).on_line
     assert on_line is not None
-    constant = extent(activation).constant_units
+    found = extent(activation)
+    # A unit that is constant in all sentences stays so when it is standardized.
+    rounding = np.where(found.constant_units, np.inf, found.rounding.astype(np.float64))
     # Compiled loops know no half precision.
     activation = activation.astype(np.promote_types(activation.dtype, np.float32), copy=False)
     filled = count_filled(activation)
@@ -70,16 +77,22 @@ def explain_units(activation: NDArray, codes: NDArray, items: NDArray, options: 
         filled[:] = len(activation)
     few = sparse_units.mostly_zero(filled, design)
     n_dense = max(BLOCK, _BYTES // (8 * len(activation)) // BLOCK * BLOCK)
-    kinds = ((~few, dense_units, n_dense), (few, sparse_units, _SPARSE_UNITS))
 
     def blocks() -> Iterator[Outputs]:
-        for own, kernels, n_units in kinds:
+        for own, n_units in ((~few, n_dense), (few, _SPARSE_UNITS)):
             units = np.flatnonzero(own)
             for start in range(0, len(units), n_units):
                 chosen = units[start : start + n_units]
-                block = _columns(activation, chosen)
-                position = on_line(standardize(block) if options.zscore else block)
-                folds = kernels.fold_units(position, filled[chosen], constant[chosen], design)
+                block, error = _columns(activation, chosen), rounding[chosen]
+                if options.zscore:
+                    error = error / deviation(block)
+                    block = standardize(block)
+                position = on_line(block)
+                folds: Sequence[FoldUnits]
+                if own is few:
+                    folds = sparse_units.fold_units(position, filled[chosen], error, design)
+                else:
+                    folds = dense_units.fold_units(position, error, design)
                 yield _explain_block(folds, len(chosen), design, options)
 
     place = np.argsort(np.argsort(few, kind="stable"))

@@ -1,5 +1,7 @@
 """Which fold holds a pair or a sentence out, and what it is for in the training of the other."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +33,18 @@ def split(n: int, random_state: int) -> tuple[NDArray, NDArray]:
         subset[training] = TRAIN
         subset[training[order[:n_validation]]] = VALIDATION
     return held_out, subset
+
+
+def parts_of(n: int, options: Any) -> list[NDArray]:
+    """List the sentences that are compared with each other alone, in folds of sentences.
+
+    Those that each fold holds out, and those of them that the other one is trained on.
+    """
+    if options.folds == "pairs":
+        return []
+    held_out, subset = split(n, options.random_state)
+    folds = [held_out == fold for fold in range(N_FOLDS)]
+    return [np.flatnonzero(part) for own in folds for part in (own, own & (subset == TRAIN))]
 
 
 def _shuffled(n: int, random_state: int) -> NDArray:

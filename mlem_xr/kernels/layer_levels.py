@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlem_xr.kernels.folds import TRAIN, VALIDATION
 from mlem_xr.kernels.influence import R2Influence, SentenceSums, of_sentences
-from mlem_xr.kernels.levels import FoldLevels, LevelDesign, LevelSums
+from mlem_xr.kernels.levels import FoldLevels, LevelDesign, LevelSums, center
 from mlem_xr.kernels.ridge import Fit
 from mlem_xr.kernels.statistics import Statistics
 
@@ -28,19 +28,22 @@ class FoldLayer(NamedTuple):
     """A layer over the sentences that one fold holds out."""
 
     position: NDArray
-    """Centered positions: float64 (n, A)."""
+    """Positions, less their `center`: float64 (n, A)."""
     train: LevelSums
     validation: LevelSums
     yy: NDArray
     """Sums of the squared targets over the partners of each sentence: (n)."""
 
 
-def fold_layer(position: NDArray, design: LevelDesign) -> list[FoldLayer]:
-    """Sum positions (sentence, A) over the level classes of both folds; they are centered first."""
-    centered = position - position.mean(axis=0, dtype=np.float64)
+def fold_layer(position: NDArray, rounding: NDArray, design: LevelDesign) -> list[FoldLayer]:
+    """Sum positions (sentence, A) over the level classes of both folds.
+
+    They are centered first. `rounding` says by how much rounding may let each axis vary: (A).
+    """
     folds = []
     for fold in design.folds:
-        own = centered[fold.sentence]
+        own = position[fold.sentence].astype(np.float64)
+        center(own, fold.subset, rounding)
         train, validation = (
             _level_sums(own, fold, subset, design.n_classes) for subset in (TRAIN, VALIDATION)
         )

@@ -322,6 +322,39 @@ def _pool(item: NDArray, row: NDArray, rows: NDArray, products_of: _Products) ->
     )
 
 
+@numba.njit(nogil=True, cache=True)
+def center(position: NDArray, subset: NDArray, rounding: NDArray) -> None:
+    """Subtract a center from the positions of the sentences of a fold (n, axis), in place.
+
+    Along an axis where those of a subset differ by rounding alone (axis), it is what they all are,
+    and what is within rounding of it becomes 0: so what is constant in a subset, or in the fold,
+    is exactly so. Elsewhere it is the mean, so that squares keep their digits.
+    """
+    n_axes = position.shape[1]
+    low, high = np.full((2, n_axes), np.inf), np.full((2, n_axes), -np.inf)
+    total, n = np.zeros((2, n_axes)), np.zeros(2)
+    for i in range(len(position)):
+        s, own = subset[i], position[i]
+        n[s] += 1
+        for k in range(n_axes):
+            low[s, k] = min(low[s, k], own[k])
+            high[s, k] = max(high[s, k], own[k])
+            total[s, k] += own[k]
+    middle = total[TRAIN] / n[TRAIN]
+    for k in range(n_axes):
+        first, last, other = low[TRAIN, k], high[TRAIN, k], low[VALIDATION, k]
+        if last - first <= rounding[k]:
+            middle[k] = first
+        # What is far from the others would cost these their digits.
+        elif high[VALIDATION, k] - other <= rounding[k] and first <= other <= last:
+            middle[k] = other
+    for i in range(len(position)):
+        own = position[i]
+        for k in range(n_axes):
+            moved = own[k] - middle[k]
+            own[k] = moved if abs(moved) > rounding[k] else 0.0
+
+
 def differing(rows: NDArray, count: NDArray, undefined: int) -> tuple[NDArray, NDArray]:
     """Count the sentences that differ from a row in two features, or in one on the diagonal.
 

@@ -51,7 +51,7 @@ def fit_metrics(
     """Fit the metric of each fold, and score it and its features on what the fold holds out."""
     alphas = np.asarray(options.alphas)
     fits = [ridge.fit(fold.train, fold.validation, fold.refit, alphas) for fold in folds]
-    scores = [permutation.scores(fit, fold.held_out) for fit, fold in zip(fits, folds, strict=True)]
+    scores = [permutation.scores(fit, fold) for fit, fold in zip(fits, folds, strict=True)]
     n_pairs = [fold.held_out.regressors.n_pairs for fold in folds]
     importances = [
         permutation.importance(fit, sums, n)

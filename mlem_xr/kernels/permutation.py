@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from mlem_xr.kernels.ridge import Fit
-from mlem_xr.kernels.statistics import Statistics
+from mlem_xr.kernels.statistics import FoldStatistics, Statistics
 
 _CONSTANT = 1e-12
 """A target whose variance is this small, relative to its mean square, is constant."""
 
 _ROUNDING = 1e-26
-"""The same for a prediction, of which only rounding can make a constant one vary."""
+"""The same for a prediction, of which only rounding can make a constant one vary; and for a target
+beside the mean square in all folds: what is rounding there may be all that one fold has."""
 
 
 class Permuted(NamedTuple):
@@ -108,17 +109,18 @@ def p_value(mean: NDArray, std_error: NDArray) -> NDArray:
     return np.where(certain, 1.0, ndtr(-mean / np.where(certain, 1.0, std_error)))
 
 
-def scores(fit: Fit, held_out: Statistics) -> dict[str, NDArray]:
+def scores(fit: Fit, fold: FoldStatistics) -> dict[str, NDArray]:
     """Score the predictions of one fold on its held-out pairs: float64 (T) by name.
 
     `r2` (coefficient of determination), `r` (Pearson correlation of prediction and target), `mse`
     (mean squared error) and `variance` of the target. NaN for a constant target; `r` also for a
     constant prediction.
     """
-    rows, n = held_out.regressors, held_out.regressors.n_pairs
+    held_out, rows, n = fold.held_out, fold.held_out.regressors, fold.held_out.regressors.n_pairs
+    of_all = (held_out.yy + fold.refit.yy) / (n + fold.refit.regressors.n_pairs)
     cross, mean_square = held_out.cross, held_out.yy / n
     variance = mean_square - held_out.mean**2
-    varies = variance > _CONSTANT * mean_square
+    varies = variance > np.maximum(_CONSTANT * mean_square, _ROUNDING * of_all)
     variance = np.where(varies, variance, np.nan)
     mean = fit.intercept + fit.weight @ rows.mean
     spread = np.einsum("tf,fg,tg->t", fit.weight, rows.gram, fit.weight) / n

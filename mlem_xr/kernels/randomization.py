@@ -30,7 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlem_xr.kernels import measures
-from mlem_xr.kernels.distances import distance_matrix, find_distance, prepared
+from mlem_xr.kernels.distances import (
+    distance_matrix,
+    distances_of_units,
+    find_distance,
+    placed,
+    prepared,
+    rounding_of,
+)
 from mlem_xr.kernels.draws import Items, draw, is_determined, items_of
 from mlem_xr.kernels.features import Features
 from mlem_xr.kernels.targets import TARGETS
@@ -585,15 +592,16 @@ def _target_of_layer(activation: NDArray, options: Any) -> Iterator[Target]:
 def _targets_of_units(activation: NDArray, options: Any) -> Iterator[Target]:
     """Yield the targets of single units: of many, or one where a unit takes a matrix."""
     on_line = find_distance(options.distance).on_line
+    rounding = rounding_of(activation, zscore=options.zscore)
     scaled = prepared(activation, zscore=options.zscore)
     if on_line is not None and options.target == "square":
-        position = on_line(scaled)
+        position = placed(scaled, rounding, on_line)
         for start in range(0, position.shape[1], _UNITS):
             block = position[:, start : start + _UNITS]
             yield Points(_scaled(block, axis=0), over_units=False)
     else:
-        for column in scaled.T:
-            yield _matrix(distance_matrix(column[:, np.newaxis], options.distance), options)
+        for matrix in distances_of_units(scaled, rounding, options.distance):
+            yield _matrix(matrix, options)
 
 
 def _scaled(position: NDArray, axis: int | None = None) -> NDArray:

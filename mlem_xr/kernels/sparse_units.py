@@ -86,12 +86,12 @@ def mostly_zero(filled: NDArray, design: LevelDesign) -> NDArray:
 
 
 def fold_units(
-    position: NDArray, filled: NDArray, constant: NDArray, design: LevelDesign
+    position: NDArray, filled: NDArray, rounding: NDArray, design: LevelDesign
 ) -> list[SparseUnits]:
     """Sum positions (sentence, unit) over the level classes of both folds.
 
-    `filled` says in how many sentences each unit is not 0, `constant` which units are the same in
-    all sentences, but for rounding: (unit).
+    `filled` says in how many sentences each unit is not 0, `rounding` by how much rounding may let
+    it vary: so much is 0. (unit)
     """
     n_blocks, n_filled = -(-position.shape[1] // BLOCK), filled.sum()
     end = np.cumsum(filled) - filled
@@ -99,8 +99,7 @@ def fold_units(
     folds = []
     for fold in design.folds:
         start, end = end, end.copy()
-        _compress(position, fold.sentence, end, sentence, value)
-        end = np.where(constant, start, end)
+        _compress(position, fold.sentence, rounding, end, sentence, value)
         sums = UnitSums.empty(len(fold.sentence), n_blocks, design)
         levels = fold.subset, fold.row, fold.level
         _sum_levels(start, end, sentence, value, *levels, sums.class_sums, sums.power_sums)
@@ -110,9 +109,17 @@ def fold_units(
 
 @numba.njit(nogil=True, cache=True)
 def _compress(
-    position: NDArray, sentence: NDArray, place: NDArray, found: NDArray, value: NDArray
+    position: NDArray,
+    sentence: NDArray,
+    rounding: NDArray,
+    place: NDArray,
+    found: NDArray,
+    value: NDArray,
 ) -> None:
-    """Write the positions that are not 0, those of each unit from its `place` on, which moves."""
+    """Write the positions that are not 0, those of each unit from its `place` on, which moves.
+
+    What may be rounding of 0 is 0.
+    """
     n_units = position.shape[1]
     n_chunked = n_units // _CHUNK * _CHUNK
     for i in range(len(sentence)):
@@ -122,16 +129,23 @@ def _compress(
             for c in range(_CHUNK):
                 any_filled |= row[first + c] != 0
             if any_filled:
-                _push(row, i, first, first + _CHUNK, place, found, value)
-        _push(row, i, n_chunked, n_units, place, found, value)
+                _push(row, i, first, first + _CHUNK, rounding, place, found, value)
+        _push(row, i, n_chunked, n_units, rounding, place, found, value)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _push(
-    row: NDArray, i: int, first: int, last: int, place: NDArray, found: NDArray, value: NDArray
+    row: NDArray,
+    i: int,
+    first: int,
+    last: int,
+    rounding: NDArray,
+    place: NDArray,
+    found: NDArray,
+    value: NDArray,
 ) -> None:
     for unit in range(first, last):
-        if row[unit] != 0:
+        if abs(row[unit]) > rounding[unit]:
             found[place[unit]], value[place[unit]] = i, row[unit]
             place[unit] += 1
 
