@@ -505,3 +505,78 @@ def test_parallel_sentences_in_a_fold_have_no_scores(distance):
     values[fold] = rng.normal(size=5) * rng.uniform(1, 2, (fold.sum(), 1))
     result = mx.multivariate_importance(of_features(values), folds="sentences", distance=distance)
     assert np.isnan(result["r2"])
+
+
+def one_hot(rng, dtype):
+    """Sentences that have no direction in common."""
+    return np.eye(60) / 3
+
+
+def orthonormal(rng, dtype):
+    return np.linalg.qr(rng.normal(size=(60, 60)))[0]
+
+
+def parallel(rng, dtype):
+    return rng.normal(size=8) * rng.uniform(1, 2, (60, 1))
+
+
+def of_one_length(rng, dtype):
+    values = rng.normal(size=(60, 8)).astype(dtype)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+EQUAL = [
+    (one_hot, "euclidean"),
+    (one_hot, "cosine"),
+    (orthonormal, "euclidean"),
+    (orthonormal, "cosine"),
+    (parallel, "cosine"),
+    (parallel, "correlation"),
+    (of_one_length, "norm_diff"),
+]
+
+
+@pytest.mark.parametrize(("values", "distance"), EQUAL)
+@pytest.mark.parametrize("folds", ["pairs", "sentences"])
+@pytest.mark.parametrize("target", ["square", "none"])
+def test_distances_that_are_equal_but_for_rounding_have_nothing_to_explain(
+    values, distance, folds, target
+):
+    # Level sums judge a target from its moments, which see no single precision.
+    for dtype in (np.float64,) if values is orthonormal else (np.float32, np.float64):
+        data = of_features(values(np.random.default_rng(0), dtype).astype(dtype))
+        for min_max in (False, True):
+            options = {"distance": distance, "folds": folds, "target": target, "min_max": min_max}
+            result = mx.multivariate_importance(data, **options)
+            assert np.isnan(result["r2"])
+            assert (result["importance"] == 0).all()
+            assert (result["p_value"] == 1).all()
+            assert mx.decompose(data, **options)["r2"].isnull().all()
+    options = {"distance": distance, "target": target, "n_draws": 9}
+    assert mx.randomization_test(data, **options)["statistic"].isnull().all()
+
+
+@pytest.mark.parametrize("folds", ["pairs", "sentences"])
+@pytest.mark.parametrize("target", ["square", "none"])
+def test_units_that_differ_in_sign_alone_have_no_difference_of_norms(folds, target):
+    rng = np.random.default_rng(0)
+    values = rng.choice([-1, 1], (60, 2)) * (1 + 2.2e-16 * rng.integers(-1, 2, (60, 2)))
+    options = {"distance": "norm_diff", "target": target}
+    data = of_features(values)
+    assert mx.univariate_importance(data, folds=folds, **options)["r2"].isnull().all()
+    assert mx.decompose(data, per="unit", folds=folds, **options)["r2"].isnull().all()
+    test = mx.randomization_test(data, per="unit", n_draws=9, **options)
+    assert test["statistic"].isnull().all()
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine", "norm_diff"])
+def test_small_differences_of_distances_are_explained(distance):
+    """A hundred million times smaller than the distances themselves."""
+    rng = np.random.default_rng(0)
+    values = {
+        "euclidean": np.eye(60) + 1e-9 * rng.normal(size=(60, 60)),
+        "cosine": rng.normal(size=60) * (1 + 1e-5 * rng.normal(size=(60, 60))),
+        "norm_diff": of_one_length(rng, float) * (1 + 1e-12 * rng.normal(size=(60, 1))),
+    }[distance]
+    result = mx.multivariate_importance(of_features(values), distance=distance)
+    assert np.isfinite(result["r2"])

@@ -41,6 +41,8 @@ class Distance(NamedTuple):
     """Whether it means something for a single unit."""
     from_products: bool = False
     """Whether it is the Euclidean distance, which grows with the scalar products of more units."""
+    of_directions: bool = False
+    """Whether it is 1 less a cosine, so that it has the rounding of 1 however small it is."""
     centered: bool = False
     """Whether it is computed from scalar products, which lose digits where units are not centered,
     and does not change when they are."""
@@ -72,7 +74,8 @@ DISTANCES: dict[str, Distance] = {
         centered=True,
     ),
     **_metrics("l1", "manhattan", "cityblock", "minkowski", "chebyshev", on_line=np.asarray),
-    **_metrics("cosine", "correlation", "mahalanobis", of_one_unit=False),
+    **_metrics("cosine", "correlation", of_one_unit=False, of_directions=True),
+    **_metrics("mahalanobis", of_one_unit=False),
     **_metrics("nan_euclidean", in_space=np.asarray, centered=True),
     **_metrics("sqeuclidean", "seuclidean", "braycurtis", "canberra", "hamming"),
     **_metrics("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule"),
@@ -132,11 +135,14 @@ def distance_matrix(
     """
     if distance == PRECOMPUTED:
         check_distances(activation)
-        return (activation + activation.T) / 2.0
+        result = (activation + activation.T) / 2.0
+        make_equal(result, activation.dtype)
+        return result
     if is_constant(activation):
         # What rounding leaves of a distance of 0 would be stretched to targets.
         return np.zeros((len(activation), len(activation)))
     found, rounding = find_distance(distance), rounding_of(activation, zscore=zscore)
+    dtype = activation.dtype
     activation = without_rounding(activation, parts=parts)
     if zscore:
         activation = standardize(activation)
@@ -160,7 +166,33 @@ def distance_matrix(
         )
     if found.centered:
         _drop_unresolved(result, np.einsum("iu,iu->i", activation, activation))
+    make_equal(result, dtype, of_directions=found.of_directions)
     return result
+
+
+def make_equal(distance: NDArray, dtype: np.dtype[Any], *, of_directions: bool = False) -> None:
+    """Make the distances of all pairs equal where they differ by rounding alone, in place.
+
+    By that of float64, in which they are computed, or of the activations, of type `dtype`. Of
+    directions, which may vary by the latter, they vary by its square where they are near 0.
+    """
+    smallest, largest = distance_range(distance)
+    computed, given = _UNRESOLVED, 2 * float(np.finfo(dtype).eps)
+    near_zero = computed + given**2 if of_directions else 0.0
+    if len(distance) > 1 and largest - smallest <= (computed + given) * largest + near_zero:
+        distance[:] = largest if largest > near_zero else 0.0
+        np.fill_diagonal(distance, 0.0)
+
+
+@numba.njit(nogil=True, cache=True)
+def distance_range(distance: NDArray) -> tuple[float, float]:
+    """Find the smallest and the largest distance of two different sentences."""
+    smallest, largest = np.inf, -np.inf
+    for i in range(len(distance)):
+        for j in range(i + 1, len(distance)):
+            smallest = min(smallest, distance[i, j])
+            largest = max(largest, distance[i, j])
+    return smallest, largest
 
 
 def _along(position: NDArray) -> NDArray:

@@ -35,6 +35,7 @@ from mlem_xr.kernels.distances import (
     distances_from_products,
     distances_of_units,
     find_distance,
+    make_equal,
     moved,
     placed,
     prepared,
@@ -151,7 +152,9 @@ def explain_top_units(
 
     def matrices() -> Iterator[NDArray]:
         if distance.from_products:
-            yield from _growing_distances(scaled, n_chosen)
+            for distances in _growing_distances(scaled, n_chosen):
+                make_equal(distances, best.dtype)
+                yield distances
         else:
             for n_units in n_chosen:
                 yield distance_matrix(

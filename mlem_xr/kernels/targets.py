@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from mlem_xr.kernels.distances import distance_range
 
 BLOCK = 64
 """Units worked on together: their activations fit the cache, and 64 float32 fill whole vectors."""
@@ -33,21 +34,10 @@ class Target(NamedTuple):
     `mlem_xr.kernels.moments` sums; None: every unit takes a matrix of distances."""
 
 
-@numba.njit(nogil=True, cache=True)
-def _distance_range(distance: NDArray) -> tuple[float, float]:
-    """Find the smallest and the largest distance of two different sentences."""
-    smallest, largest = np.inf, -np.inf
-    for i in range(len(distance)):
-        for j in range(i + 1, len(distance)):
-            smallest = min(smallest, distance[i, j])
-            largest = max(largest, distance[i, j])
-    return smallest, largest
-
-
 def _scaled(distance: NDArray, min_max: bool) -> NDArray:
     """Scale the distances of all pairs to [0, 1], or to 0 if they are all equal."""
     if min_max:
-        smallest, largest = _distance_range(distance)
+        smallest, largest = distance_range(distance)
         distance -= smallest
         distance *= 1.0 / (largest - smallest) if largest > smallest else 0.0
     return distance
