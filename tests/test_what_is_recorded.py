@@ -99,6 +99,30 @@ def test_modules_are_watched_no_longer_than_asked():
     assert torch.equal(given, expected)
 
 
+def test_what_is_added_to_an_output_later_is_not_recorded(tmp_path, record):
+    """Falcon adds the attention to the output of the other part, in place."""
+    config = transformers.FalconConfig(
+        vocab_size=120,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.3,
+    )
+    folder = networks.save(tmp_path / "net", config, networks.byte_pairs(bos_token="<s>"))
+    options = {"module": "h.{layer}.mlp", "pooling": "last-token", "batch_size": 1}
+    found = record(networks.stimuli(), folder, **options)["activation"].squeeze("pooling")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    for layer, block in enumerate(model.h):
+        given = []
+        block.mlp.register_forward_hook(lambda _, __, out, given=given: given.append(out.clone()))
+        with torch.no_grad():
+            for sentence in networks.SENTENCES:
+                model(**tokenizer(sentence, return_tensors="pt"))
+        expected = torch.stack([states[0, -1] for states in given])
+        np.testing.assert_allclose(found[layer], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_text_with_several_targets_is_run_once(tmp_path, record, monkeypatch):
     folder = networks.save_bert(tmp_path / "net")
     text = networks.SENTENCES[1]

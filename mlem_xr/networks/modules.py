@@ -53,7 +53,8 @@ def watched(modules: dict[int, Any]) -> Iterator[dict[int, list[Any]]]:
         def hook(_: Any, __: Any, output: Any) -> None:
             # Some give further things, such as the keys and values of attention.
             first = output[0] if isinstance(output, list | tuple) else output
-            found[number].append(first)
+            # What comes next may be added to it in place.
+            found[number].append(first.clone() if hasattr(first, "clone") else first)
 
         return hook
 
