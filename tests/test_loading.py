@@ -1,5 +1,6 @@
 """Networks are loaded whole or not at all: their code, their weights, and the hub."""
 
+import itertools
 import json
 import shutil
 
@@ -19,10 +20,11 @@ from mlem_xr.schema import InputError
 def recorded(tmp_path):
     """Record a folder: activations (pooling, layer, sentence, unit) and the provenance."""
 
-    def record(folder, **options):
+    def record(folder, *, stimuli=None, **options):
         store = tmp_path / "store.zarr"
         shutil.rmtree(store, ignore_errors=True)
-        mx.record(networks.stimuli(), store, model="net", source=folder, progress=False, **options)
+        given = networks.stimuli() if stimuli is None else stimuli
+        mx.record(given, store, model="net", source=folder, progress=False, **options)
         found = mx.open_store(store).squeeze(["model", "seed", "step"])
         return found.activation.values, json.loads(found.provenance.item())
 
@@ -123,6 +125,11 @@ def test_trust_is_true_or_false(tmp_path, recorded, value):
 
 # Networks that do not treat each sentence alone
 
+IN_BATCHES = [
+    f"{words}?" for words in ("old man", "man old", "he old", "old he", "he he", "he man")
+]
+IN_BATCHES += [f"{words} old man" for words in ("the", "he", "man")]
+
 
 def test_a_network_that_mixes_over_the_batch_runs_sentence_by_sentence(
     tmp_path, recorded, own_code
@@ -139,6 +146,25 @@ def test_a_network_that_mixes_over_the_batch_runs_sentence_by_sentence(
         assert_close(found[1, 1, row], (states - states.mean(0).tanh())[0].mean(0))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        # In a batch all but the last sentence, in a batch of three its last one.
+        "states + (torch.arange(len(states))[:, None, None] < len(states) - 1)",
+        "states + (torch.arange(len(states))[:, None, None] == 2) * (len(states) == 3)",
+    ],
+)
+def test_one_sentence_that_a_batch_leaves_alone_does_not_stand_for_others(
+    tmp_path, recorded, own_code, change
+):
+    """Five of the sentences are of one length, and three of another."""
+    folder = own_code(tmp_path / "own", change=change)
+    with pytest.warns(UserWarning, match="other activations in a batch than alone; every sentence"):
+        found, _ = recorded(folder, stimuli=networks.stimuli(IN_BATCHES), trust_remote_code=True)
+    plain = networks.save_bert(tmp_path / "plain")
+    assert_close(found, networks.activations_one_by_one(plain, IN_BATCHES)[:, 1:])
+
+
 def test_a_network_with_randomness_is_refused(tmp_path, recorded, own_code):
     change = "states + 0.1 * torch.rand_like(states)"
     folder = own_code(tmp_path / "own", change=change)
@@ -148,7 +174,8 @@ def test_a_network_with_randomness_is_refused(tmp_path, recorded, own_code):
     assert not (tmp_path / "store.zarr").exists()
 
 
-def test_experts_that_take_so_many_tokens_of_a_batch(tmp_path, recorded):
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_experts_that_take_so_many_tokens_of_a_batch(tmp_path, recorded, share):
     config = transformers.NllbMoeConfig(
         vocab_size=120,
         d_model=16,
@@ -161,13 +188,19 @@ def test_experts_that_take_so_many_tokens_of_a_batch(tmp_path, recorded):
         num_experts=4,
         encoder_sparse_step=1,
         max_position_embeddings=64,
-        moe_eval_capacity_token_fraction=0.3,
+        moe_eval_capacity_token_fraction=share,
         init_std=0.3,
     )
     folder = networks.save(tmp_path / "net", config, networks.unigrams())
+    words = (
+        ("Mary", "He", "Dogs", "Girls"),
+        ("plays", "sings", "bark"),
+        ("Mary", "dogs", "garden"),
+    )
+    sentences = [" ".join(one) + "." for one in itertools.product(*words)]
     with pytest.warns(UserWarning, match="other activations in a batch than alone; every sentence"):
-        found, _ = recorded(folder)
-    assert_close(found, networks.activations_one_by_one(folder)[:, 1:])
+        found, _ = recorded(folder, stimuli=networks.stimuli(sentences))
+    assert_close(found, networks.activations_one_by_one(folder, sentences)[:, 1:])
 
 
 def test_random_hashes_are_refused_unless_they_are_fixed(tmp_path, recorded):

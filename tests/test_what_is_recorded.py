@@ -138,7 +138,7 @@ def test_a_text_with_several_targets_is_run_once(tmp_path, record, monkeypatch):
 
     monkeypatch.setattr(transformers.BertModel, "forward", counted)
     found = record(stimuli, folder, pooling=["target", "mean", "last-token"], batch_size=2)
-    # Three texts, and one of them alone to compare.
+    # Three texts, and those of the first batch alone to compare.
     assert sum(run) == 4
     target = found["activation"].sel(pooling="target")
     np.testing.assert_allclose(target, word_by_word(folder, stimuli), rtol=1e-5, atol=1e-5)

@@ -57,6 +57,9 @@ from mlem_xr.store.address import scratch_folder, store_path
 _CHECKED = 8
 """Sentences that show whether activations depend on weights that are not there."""
 
+_ALONE = 16
+"""Sentences of the first batch that are run alone too; later, one of so many at most."""
+
 _CLOSE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.1}
 """Relative difference up to which activations in a batch are those alone, but for rounding."""
 
@@ -508,6 +511,7 @@ def _run(network: Network, tokens: Tokens, asked: _Asked) -> xr.DataArray:
     sentences = [np.flatnonzero(asked.which == i) for i in range(len(asked.texts))]
     values = np.empty(0)
     layers: list[int] = []
+    is_done = np.zeros(len(asked.which), bool)
     for texts, hidden in _states(network, tokens.inputs, asked.batch_size):
         layers = asked.layers or [n for n in hidden if n > 0 or network.modules]
         chosen = [hidden[choose("layer", layer, hidden)] for layer in layers]
@@ -522,7 +526,8 @@ def _run(network: Network, tokens: Tokens, asked: _Asked) -> xr.DataArray:
             for p, name in enumerate(asked.poolings):
                 pooled = pool(states.float(), name, place.tolist(), own)
                 values[p, i, rows, : states.shape[-1]] = pooled.cpu().numpy()
-        asked.advance(len(rows))
+        asked.advance(int((~is_done[rows]).sum()))
+        is_done[rows] = True
     width = [states.shape[-1] for states in chosen]
     found = [(p, i) for p in range(len(asked.poolings)) for i in range(len(chosen))]
     parts = {
@@ -583,28 +588,81 @@ def _states(
 ) -> Iterator[tuple[np.ndarray, dict[int, Any]]]:
     """Yield the rows of a batch and their hidden states, until all sentences had their turn.
 
-    One sentence of the largest batch is run alone too: should a network mix over the sentences of a
-    batch, all are run alone; should it be random, it is refused.
+    Sentences of the batches are run alone too: should a network mix over the sentences of a batch,
+    all are run alone, those again that have had their turn; should it be random, it is refused.
     """
-    first, *others = _batches(inputs, batch_size)
-    hidden = _forward(network, inputs, first)
-    alone = _forward(network, inputs, first[-1:])
-    last = {layer: states[-1:] for layer, states in hidden.items()}
-    if _are_close(network, last, alone):
-        yield first, hidden
-    elif _are_close(network, _forward(network, inputs, first[-1:]), alone):
-        warn(
-            f"model: {network.checkpoint} gives a sentence other activations in a batch than "
-            "alone; every sentence is run alone"
-        )
-        others = _batches(inputs, 1)
-    else:
+    if batch_size > 1 and not _takes_its_share(network):
+        n_run = n_checked = 0
+        for rows in _batches(inputs, batch_size):
+            hidden = _forward(network, inputs, rows)
+            checked = _to_check(len(rows), n_run, n_checked)
+            if not all(_is_as_alone(network, inputs, rows, i, hidden) for i in checked):
+                break
+            yield rows, hidden
+            n_run, n_checked = n_run + len(rows), n_checked + len(checked)
+        else:
+            return
+        del hidden
+    for i, rows in enumerate(_batches(inputs, 1)):
+        hidden = _forward(network, inputs, rows)
+        if i == 0:
+            _check_not_random(network, inputs, rows, hidden)
+        yield rows, hidden
+
+
+def _takes_its_share(network: Network) -> bool:
+    """Whether experts take so many tokens of a batch, which may concern few sentences; warn of it.
+
+    Then the sentences of a batch are competitors, and a few of them would not show it.
+    """
+    settings = network.model.config.to_dict()
+    found = any("capacity" in name and value is not None for name, value in settings.items())
+    if found:
+        _warn_of_mixing(network, "may give")
+    return found
+
+
+def _to_check(n_rows: int, n_run: int, n_checked: int) -> list[int]:
+    """Choose the sentences of a batch that are run alone too: a few, or one, or none.
+
+    They are many in the first batch, and then one of a batch, unless that is too much.
+    """
+    if n_run == 0:
+        return np.unique(np.linspace(0, n_rows - 1, _ALONE).round().astype(int)).tolist()
+    is_due = n_rows > 1 and n_checked * _ALONE <= n_run + _ALONE**2
+    return [n_rows - 1] if is_due else []
+
+
+def _is_as_alone(
+    network: Network, inputs: Inputs, rows: np.ndarray, i: int, hidden: dict[int, Any]
+) -> bool:
+    """Whether a sentence of a batch has the states that it has alone; warn where it has not."""
+    row = rows[i : i + 1]
+    alone = _forward(network, inputs, row)
+    same = {layer: states[i : i + 1] for layer, states in hidden.items()}
+    if _are_close(network, same, alone):
+        return True
+    _check_not_random(network, inputs, row, alone)
+    _warn_of_mixing(network, "gives")
+    return False
+
+
+def _check_not_random(
+    network: Network, inputs: Inputs, row: np.ndarray, hidden: dict[int, Any]
+) -> None:
+    """Refuse a network that gives a sentence other states than before."""
+    if not _are_close(network, _forward(network, inputs, row), hidden):
         raise InputError(
             f"model: {network.checkpoint} ({type(network.model).__name__}) gives the same "
             "sentence other activations each time; expected a network without randomness"
         )
-    del hidden, alone, last
-    yield from ((rows, _forward(network, inputs, rows)) for rows in others)
+
+
+def _warn_of_mixing(network: Network, gives: str) -> None:
+    warn(
+        f"model: {network.checkpoint} {gives} a sentence other activations in a batch than alone; "
+        "every sentence is run alone"
+    )
 
 
 def _check_missing(network: Network, inputs: Inputs) -> None:
