@@ -320,12 +320,49 @@ def test_weights_of_further_layers_are_named(tmp_path, recorded):
     folder = networks.save_bert(tmp_path / "net", layers=3)
     expected, _ = recorded(folder)
     change_config(folder, num_hidden_layers=2)
-    with pytest.warns(UserWarning, match="not used: encoder.layer.2.attention"):
+    with pytest.warns(UserWarning, match="16 weights of .* not used: encoder.layer.2.attention"):
         found, _ = recorded(folder)
     np.testing.assert_array_equal(found, expected[:, :2])
     change_config(folder, num_hidden_layers=4)
     with pytest.raises(InputError, match="lacks weights that its layers need: encoder.layer.3"):
         recorded(folder)
+
+
+def test_weights_inside_layers_that_the_class_does_not_use_are_named(tmp_path, recorded):
+    """Positions of a kind that transformers no longer has; biases that config.json denies."""
+    folder = networks.save_bert(tmp_path / "bert")
+    name = "attention.self.distance_embedding.weight"
+    further = {f"encoder.layer.{i}.{name}": torch.zeros(127, 8) for i in (0, 1)}
+    write_weights(folder, weights_of(folder) | further)
+    message = f"has 2 weights of layers that BertModel .* not used: encoder.layer.0.{name}, "
+    with pytest.warns(UserWarning, match=message):
+        recorded(folder)
+    kind = transformers.BertForMaskedLM.from_pretrained
+    kind(folder).save_pretrained(folder)
+    further = {f"bert.{name}": weights for name, weights in further.items()}
+    write_weights(folder, weights_of(folder) | further)
+    with pytest.warns(UserWarning, match=f"not used: bert.encoder.layer.0.{name}, "):
+        recorded(folder)
+    folder = networks.save_llama(tmp_path / "llama")
+    write_weights(folder, weights_of(folder) | {"layers.1.self_attn.q_proj.bias": torch.ones(16)})
+    with pytest.warns(UserWarning, match="has 1 weights of layers .*: layers.1.self_attn.q_proj"):
+        recorded(folder)
+
+
+def test_what_layers_make_themselves_is_no_reason_to_warn(tmp_path, recorded, recwarn):
+    """Masks and frequencies that were saved once; layers of a decoder that does not read."""
+    folder = networks.save_gpt2(tmp_path / "gpt2")
+    masks = {"h.0.attn.bias": torch.ones(1, 1, 64, 64), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    write_weights(folder, weights_of(folder) | masks)
+    recorded(folder)
+    folder = networks.save_llama(tmp_path / "llama")
+    frequencies = {"layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    write_weights(folder, weights_of(folder) | frequencies)
+    recorded(folder)
+    folder = networks.save_t5(tmp_path / "t5")
+    write_weights(folder, weights_of(folder) | {"decoder.block.0.layer.0.more": torch.ones(4)})
+    recorded(folder)
+    assert [str(w.message) for w in recwarn if "weights" in str(w.message)] == []
 
 
 def test_a_head_that_no_layer_needs_is_no_reason_to_warn(tmp_path, recorded, recwarn):

@@ -27,6 +27,9 @@ _SECONDS_FOR_THE_HUB = 10
 _CONSTANTS = ("num_batches_tracked", "position_ids", "token_type_ids", "position_index")
 """Ends of the names of whole numbers that a network makes itself, should its files lack them."""
 
+_MASKS = (".masked_bias", "rotary_emb.inv_freq", "position_ids")
+"""Ends of the names of numbers that earlier versions of transformers saved, and networks make."""
+
 _KINDS = {
     "AutoModel": "MODEL_MAPPING",
     "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING",
@@ -158,7 +161,7 @@ def _load(
     part, model = _reader(whole)
     _check_shapes(files, report["mismatched_keys"])
     _check_part(files, whole, part, missing)
-    _warn_of_unused(files, whole, report["unexpected_keys"])
+    _warn_of_unused(files, whole, part, report["unexpected_keys"])
     for name, weights in whole.state_dict().items():
         # They hold random numbers now, which must not pass for trained weights.
         if name in missing and weights.is_floating_point():
@@ -276,19 +279,24 @@ def _check_part(files: _Files, whole: Any, part: str | None, missing: set[str]) 
         )
 
 
-def _warn_of_unused(files: _Files, whole: Any, unexpected: Iterable[str]) -> None:
-    """Warn of weights of further layers; those of a head are not needed."""
+def _warn_of_unused(files: _Files, whole: Any, part: str | None, unexpected: Iterable[str]) -> None:
+    """Warn of weights in layers of what reads the sentences; those of a head are not needed."""
 
-    def any_layer(name: str) -> str:
-        return re.sub(r"\.\d+\.", ".0.", name)
+    def stack(name: str) -> str | None:
+        """Return what the layers of a weight are called, without their number."""
+        found = re.match(r"(.*?\.)?(?=[0-9]+\.)", name.removeprefix(f"{whole.base_model_prefix}."))
+        return found and found[0]
 
-    known = {any_layer(name) for name in whole.state_dict() if re.search(r"\.\d+\.", name)}
-    prefix = f"{whole.base_model_prefix}."
-    unused = [n for n in sorted(unexpected) if any_layer(n).removeprefix(prefix) in known]
+    prefix = f"{part}." if part else ""
+    stacks = {stack(name) for name in whole.state_dict() if name.startswith(prefix)} - {None}
+    unused = [
+        name for name in sorted(unexpected) if stack(name) in stacks and not name.endswith(_MASKS)
+    ]
     if unused:
         warn(
-            f"model: {files} has weights of layers that its config.json does not have, which are "
-            f"not used: " + textwrap.shorten(", ".join(unused), 200)
+            f"model: {files} has {len(unused)} weights of layers that {type(whole).__name__} does "
+            "not have, as its config.json describes it, and which are not used: "
+            + textwrap.shorten(", ".join(unused), 200)
         )
 
 
