@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 import networks
 from mlem_xr.networks.recording import record
@@ -88,6 +88,51 @@ def test_a_tokenizer_that_cannot_give_the_ids_of_its_file_is_refused(
     )
     with pytest.raises(InputError, match="does not give the tokens of its tokenizer.json"):
         recorded(folder)
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_special_tokens_are_those_of_the_tokenizer_file(tmp_path, recorded, name):
+    """A class that adds none where the file has one, and one that adds some where it has none."""
+    folder = networks.NETWORKS[name](tmp_path / name)
+    cls = {"llama": "GPTNeoXTokenizerFast", "bert": "BertTokenizer"}[name]
+    if name == "bert":
+        change_json(folder / "tokenizer.json", post_processor=None)
+    change_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    expected, _ = recorded(folder)
+    change_json(folder / "tokenizer_config.json", tokenizer_class=cls)
+    both = {
+        "llama": r"\['Mary', .* gives \['<s>', 'Mary', ",
+        "bert": r"\['\[CLS\]', .* gives \['mary', ",
+    }[name]
+    with pytest.warns(UserWarning, match=f"which gives {both}.*; those of the file are used"):
+        found, provenance = recorded(folder)
+    np.testing.assert_array_equal(found, expected)
+    assert provenance["tokenizer"]["class"] == transformers.PreTrainedTokenizerFast.__name__
+
+
+def test_special_tokens_that_the_settings_of_a_tokenizer_ask_for_are_added(
+    tmp_path, recorded, monkeypatch, recwarn
+):
+    """Files of Llamas add what is at their start; that one ends too is said beside them."""
+    folder = networks.save_llama(tmp_path / "llama")
+    usual = transformers.AutoTokenizer.from_pretrained(folder)
+    both = [(name, usual.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+    usual.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=both
+    )
+    usual_tokenizer_of(monkeypatch, usual)
+    settings = folder / "tokenizer_config.json"
+    change_json(settings, add_bos_token=True, add_eos_token=True)
+    assert load_tokenizer(str(folder), {}, networks.SENTENCES, False) is usual
+    assert not recwarn
+    change_json(settings, add_eos_token=False)
+    with pytest.warns(UserWarning, match=r"'\.', '</s>'\]; .* those of the file are used"):
+        found = load_tokenizer(str(folder), {}, networks.SENTENCES, False)
+    assert found("Mary")["input_ids"] == usual("Mary")["input_ids"][:-1]
 
 
 def test_truncation_in_the_file_does_not_matter(tmp_path):

@@ -109,7 +109,9 @@ def load(
     with _loading(files, "a network"), _quiet(transformers):
         settings = _settings(files)
     with _loading(others, "a tokenizer"), _quiet(transformers):
-        found = load_tokenizer(others.source, others.where, sentences, trust_remote_code)
+        found = load_tokenizer(
+            *(others.source, others.where, sentences, trust_remote_code), add_special_tokens
+        )
     with _loading(files, "a network"), _quiet(transformers):
         network = _load(checkpoint, files, settings, dtype, module)
     with _loading(others, "a tokenizer"), _quiet(transformers):

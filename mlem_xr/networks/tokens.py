@@ -12,7 +12,7 @@ _MOST_UNKNOWN = 0.5
 """Share of unknown tokens from which the tokens cannot be those of the network."""
 
 _SHOWN = 5
-"""Unknown words that a warning names."""
+"""Unknown words that a warning names; tokens of a sentence."""
 
 
 class Tokens(NamedTuple):
@@ -27,7 +27,11 @@ class Tokens(NamedTuple):
 
 
 def load_tokenizer(
-    source: str, where: dict[str, Any], sentences: list[str], trust_remote_code: bool
+    source: str,
+    where: dict[str, Any],
+    sentences: list[str],
+    trust_remote_code: bool,
+    add_special_tokens: bool = True,
 ) -> Any:
     """Load the tokenizer of a network, which gives the sentences the ids of its own files.
 
@@ -46,17 +50,63 @@ def load_tokenizer(
     own = Tokenizer.from_file(path)
     own.no_truncation()
     own.no_padding()
-    expected = [e.ids for e in own.encode_batch(sentences, add_special_tokens=False)]
-    for found in (tokenizer, None):
-        if found is None:
-            found = transformers.PreTrainedTokenizerFast.from_pretrained(source, **where)
-        if _ids(found, sentences) == expected:
-            return found
+
+    def are_of_file(found: Any, special: bool) -> bool:
+        expected = own.encode_batch(sentences, add_special_tokens=special)
+        return _ids(found, sentences, special) == [one.ids for one in expected]
+
+    if are_of_file(tokenizer, False):
+        if not add_special_tokens or are_of_file(tokenizer, True):
+            return tokenizer
+        if _is_told(tokenizer, source, where):
+            return tokenizer
+    else:
+        tokenizer = None
+    of_file = transformers.PreTrainedTokenizerFast.from_pretrained(source, **where)
+    if tokenizer is not None:
+        # Code of its own may well add others on purpose.
+        is_known = type(tokenizer).__module__.startswith("transformers.")
+        used = of_file if is_known and are_of_file(of_file, True) else tokenizer
+        _warn_of_special(tokenizer, own, used is of_file, sentences, source)
+        return used
+    if are_of_file(of_file, False):
+        return of_file
     raise InputError(
         f"model: the tokenizer of {source!r} does not give the tokens of its tokenizer.json; "
         "expected a folder or hub name with the tokenizer that the network was trained with, "
         "as tokenizer="
     )
+
+
+def _is_told(tokenizer: Any, source: str, where: dict[str, Any]) -> bool:
+    """Whether tokenizer_config.json says which special tokens there are, and they are so."""
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    settings = get_tokenizer_config(source, **where)
+    told = [settings.get(f"add_{name}_token") for name in ("bos", "eos")]
+    ids = tokenizer("a", verbose=False)["input_ids"] or [None]
+    found = [ids[0] == tokenizer.bos_token_id, ids[-1] == tokenizer.eos_token_id]
+    pairs = [one for one in zip(told, found, strict=True) if one[0] is not None]
+    return bool(pairs) and all(said == so for said, so in pairs)
+
+
+def _warn_of_special(
+    tokenizer: Any, own: Any, is_own: bool, sentences: list[str], source: str
+) -> None:
+    """Warn that a class of transformers adds other special tokens than tokenizer.json."""
+    both = ((tokenizer(s, verbose=False)["input_ids"], own.encode(s)) for s in sentences)
+    ids, expected = next((ids, one) for ids, one in both if ids != one.ids)
+    used = "those of the file" if is_own else f"those of {type(tokenizer).__name__}"
+    warn(
+        f"model: {source!r} has a tokenizer of the class {type(tokenizer).__name__}, which gives "
+        f"{_shown(tokenizer.convert_ids_to_tokens(ids))}; its tokenizer.json gives "
+        f"{_shown(expected.tokens)}; {used} are used"
+    )
+
+
+def _shown(tokens: list[str]) -> str:
+    """Show the first and the last tokens of a sentence."""
+    return str(tokens if len(tokens) <= _SHOWN else [*tokens[:3], "...", *tokens[-2:]])
 
 
 def encode(
@@ -154,8 +204,8 @@ def _from_auto(source: str, where: dict[str, Any], trust_remote_code: bool) -> A
     return tokenizer
 
 
-def _ids(tokenizer: Any, sentences: list[str]) -> list[list[int]]:
-    return tokenizer(sentences, add_special_tokens=False, verbose=False)["input_ids"]
+def _ids(tokenizer: Any, sentences: list[str], special: bool = False) -> list[list[int]]:
+    return tokenizer(sentences, add_special_tokens=special, verbose=False)["input_ids"]
 
 
 def find_file(name: str, source: str, where: dict[str, Any]) -> str | None:
