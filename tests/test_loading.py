@@ -98,6 +98,27 @@ def test_code_of_two_folders_of_one_name_is_not_mixed_up(tmp_path, recorded, own
         assert_close(found, times * of_bert(tmp_path))
 
 
+@pytest.mark.parametrize("random", [False, True])
+def test_numbers_that_code_makes_are_those_that_it_makes(tmp_path, recorded, own_code, random):
+    """transformers gives them room, and leaves there what was in it."""
+    folder = own_code(tmp_path / "own", change="states + self.extra")
+    path = folder / "modeling_own.py"
+    numbers = "torch.rand(16)" if random else "torch.arange(16.0)"
+    begin = f"""
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("extra", {numbers}, persistent=False)
+
+    def forward(self, input_ids"""
+    path.write_text(path.read_text().replace("\n    def forward(self, input_ids", begin))
+    if random:
+        with pytest.raises(InputError, match="^model: .* makes its numbers extra at random"):
+            recorded(folder, trust_remote_code=True)
+    else:
+        found, _ = recorded(folder, trust_remote_code=True)
+        assert_close(found, of_bert(tmp_path) + np.arange(16))
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_code_of_a_tokenizer_is_not_run_either(tmp_path, recorded, own_code, known):
     folder = networks.save_bert(tmp_path / "own")

@@ -1,5 +1,6 @@
 """A checkpoint -> its network and its tokenizer, or an error that says what is wrong with them."""
 
+import copy
 import hashlib
 import importlib.metadata
 import inspect
@@ -163,6 +164,7 @@ def _load(
     part, model = _reader(whole)
     _check_shapes(files, report["mismatched_keys"])
     _check_part(files, whole, part, missing)
+    _restore_buffers(files, whole)
     _warn_of_unused(files, whole, part, report["unexpected_keys"])
     for name, weights in whole.state_dict().items():
         # They hold random numbers now, which must not pass for trained weights.
@@ -219,6 +221,34 @@ def _load_weights(kind: Any, source: str, options: dict[str, Any]) -> tuple[Any,
         others = load(1)[0].state_dict()
         missing |= {name for name, w in whole.state_dict().items() if not w.equal(others[name])}
     return whole, report, missing
+
+
+def _restore_buffers(files: _Files, whole: Any) -> None:
+    """Give a network with code of its own the numbers that it makes, and no file has.
+
+    transformers makes a network without room for its numbers, and then gives it room where nothing
+    is written. Its own networks know how to fill that; others are made once more.
+    """
+    import torch
+
+    kept = set(whole.state_dict())
+    buffers = {name: one for name, one in whole.named_buffers() if name not in kept}
+    if not buffers or type(whole).__module__.startswith("transformers."):
+        return
+
+    def made(seed: int) -> dict[str, Any]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return dict(type(whole)(copy.deepcopy(whole.config)).named_buffers())
+
+    first, second = made(0), made(1)
+    for name in sorted(buffers.keys() & first.keys()):
+        if not first[name].equal(second[name]):
+            raise InputError(
+                f"model: {files} makes its numbers {name} at random, and its files lack them; "
+                "expected a network without randomness"
+            )
+        buffers[name].copy_(first[name])
 
 
 def _kind(files: _Files, config: Any) -> Any:
