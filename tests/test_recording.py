@@ -326,13 +326,14 @@ def test_longest_sentence_fits_and_one_more_token_does_not(
     assert not (tmp_path / "other.zarr").exists()
 
 
-def test_sentence_without_tokens(tmp_path, quietly):
+@pytest.mark.parametrize("add_special_tokens", [True, False])
+@pytest.mark.parametrize("sentence", ["\u200b", "[CLS]"])
+def test_sentence_without_tokens(tmp_path, quietly, sentence, add_special_tokens):
     folder = networks.save_bert(tmp_path / "net")
-    stimuli = networks.stimuli([*networks.SENTENCES[:4], "\u200b"])
-    with pytest.raises(InputError, match=r"in row 5, .*has 0 tokens .*add_special_tokens=True"):
-        quietly(folder, stimuli=stimuli, add_special_tokens=False)
+    stimuli = networks.stimuli([*networks.SENTENCES[:4], sentence])
+    with pytest.raises(InputError, match="in row 5, .*has no tokens .*, or special ones alone"):
+        quietly(folder, stimuli=stimuli, add_special_tokens=add_special_tokens)
     assert not (tmp_path / "store.zarr").exists()
-    quietly(folder, stimuli=stimuli)
 
 
 def test_store_of_other_stimuli_is_refused_before_a_network_is_loaded(tmp_path, quietly):

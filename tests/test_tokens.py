@@ -188,6 +188,37 @@ def test_unknown_words_are_named(tmp_path, recorded):
         recorded(folder, sentences=greek)
 
 
+def test_words_that_a_tokenizer_drops_are_unknown(tmp_path, recorded):
+    """A tokenizer without a token for what is unknown leaves it out."""
+    folder = networks.save_gpt2(tmp_path / "net")
+    strange = [*networks.SENTENCES, "Dogs bark 123 @#%", "Mary Zplays."]
+    with pytest.warns(UserWarning, match="of the tokens are unknown .*: '123', '@#%', 'Zplays.'$"):
+        _, provenance = recorded(folder, sentences=strange)
+    assert 0 < provenance["tokenizer"]["share_of_unknown"] < 0.1
+    strange = [f"{i}{j}" for i in range(3) for j in range(3)]
+    with pytest.raises(InputError, match="stimuli: the sentence in row 1, '00', has no tokens"):
+        recorded(folder, sentences=strange)
+
+
+def test_marks_that_a_tokenizer_drops_are_no_words(tmp_path, recorded, recwarn):
+    """Accents, soft hyphens and spaces without width say nothing."""
+    folder = networks.save_bert(tmp_path / "net")
+    strange = [*networks.SENTENCES, "The ma\u0301n sings\u200b in the gar\u00adden.", "M\u00e1ry."]
+    _, provenance = recorded(folder, sentences=strange)
+    assert provenance["tokenizer"]["share_of_unknown"] == 0
+    assert not [w for w in recwarn if "unknown" in str(w.message)]
+
+
+def test_special_tokens_in_a_sentence_are_named(tmp_path, recorded, recwarn):
+    folder = networks.save_bert(tmp_path / "net")
+    recorded(folder, sentences=[*networks.SENTENCES, "Mary [MASK]."])
+    assert not [w for w in recwarn if "special" in str(w.message)]
+    strange = [*networks.SENTENCES, "Mary [SEP] plays.", "Mary [PAD] plays."]
+    recorded(folder, sentences=strange)
+    [found] = [str(w.message) for w in recwarn if "special" in str(w.message)]
+    assert found.startswith("model: '[SEP]' in 'Mary [SEP] plays.' is a special token of ")
+
+
 def test_different_sentences_with_the_same_tokens_are_named(tmp_path, recorded):
     folder = networks.save_bert(tmp_path / "net")
     alike = [*networks.SENTENCES, "DOGS bark.", "girls PLAY."]

@@ -1,9 +1,11 @@
 """Sentences -> the tokens that a network was trained with, or an error that says why not."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import category, normalize
 
 from mlem_xr.networks.trust import check_own_code, names_of_code
 from mlem_xr.schema import InputError, warn
@@ -125,8 +127,9 @@ def encode(
     Sentences that are too long are cut if `truncate` says so. `rows` has the number of each
     sentence, for errors.
 
-    Raises `InputError` if a sentence has no tokens or too many, a token has no embedding, or most
-    are unknown; warns of unknown words, and of different sentences with the same tokens.
+    Raises `InputError` if a sentence has no tokens of its own or too many, a token has no
+    embedding, or most are unknown; warns of unknown words, of special tokens in a sentence, and of
+    different sentences with the same tokens.
     """
     options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "padding": False}
     most = _most_tokens(model, tokenizer)
@@ -139,6 +142,13 @@ def encode(
     options |= {"return_offsets_mapping": characters, "verbose": False}
     encoded = tokenizer(sentences, **options, **length)
     ids = encoded["input_ids"]
+    plain = tokenizer(
+        sentences,
+        add_special_tokens=False,
+        return_offsets_mapping=tokenizer.is_fast,
+        verbose=False,
+    )
+    _check_special(tokenizer, plain["input_ids"], sentences, source, rows)
     _check_lengths(ids, sentences, most, source, rows)
     largest = max(map(max, ids))
     n_embeddings = _n_embeddings(model)
@@ -147,7 +157,7 @@ def encode(
             f"model: the tokenizer of {source!r} gives token {largest}, but the network has "
             f"{n_embeddings} embeddings; expected its own tokenizer, as tokenizer="
         )
-    unknown = _share_of_unknown(tokenizer, sentences, source)
+    unknown = _share_of_unknown(tokenizer, plain, sentences, source)
     _warn_of_equal(ids, sentences, source)
     names = ["input_ids", *(["token_type_ids"] if _has_token_types(model) else [])]
     return Tokens(
@@ -233,16 +243,35 @@ def _check_files(tokenizer: Any, source: str, where: dict[str, str]) -> None:
         )
 
 
+def _check_special(
+    tokenizer: Any,
+    ids: list[list[int]],
+    sentences: list[str],
+    source: str,
+    rows: Sequence[int],
+) -> None:
+    """Refuse sentences of special tokens alone; warn of one that looks like them in a part."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
+    for i, tokens in enumerate(ids):
+        if not set(tokens) - special:
+            raise InputError(
+                f"stimuli: the sentence in row {rows[i]}, {textwrap.shorten(sentences[i], 60)!r}, "
+                f"has no tokens for {source!r}, or special ones alone; expected at least one"
+            )
+    for sentence, tokens in zip(sentences, ids, strict=True):
+        found = [one for one in tokens if one in special]
+        if found:
+            warn(
+                f"model: {tokenizer.convert_ids_to_tokens(found[0])!r} in {sentence!r} is a "
+                f"special token of {source!r}"
+            )
+            return
+
+
 def _check_lengths(
     ids: list[list[int]], sentences: list[str], most: int, source: str, rows: Sequence[int]
 ) -> None:
     lengths = [len(tokens) for tokens in ids]
-    if min(lengths) == 0:
-        i = lengths.index(0)
-        raise InputError(
-            f"stimuli: the sentence in row {rows[i]}, {textwrap.shorten(sentences[i], 60)!r}, "
-            f"has 0 tokens for {source!r}; expected at least one, or add_special_tokens=True"
-        )
     longer = [i for i, n in enumerate(lengths) if n > most]
     if longer:
         i = max(longer, key=lambda i: lengths[i])
@@ -285,18 +314,21 @@ def _has_token_types(model: Any) -> bool:
     return any(name.endswith(ends) for name, _ in model.named_parameters())
 
 
-def _share_of_unknown(tokenizer: Any, sentences: list[str], source: str) -> float:
+def _share_of_unknown(tokenizer: Any, plain: Any, sentences: list[str], source: str) -> float:
+    """Return the share of tokens that are unknown, or words that have none; warn of them."""
     unknown = tokenizer.unk_token_id
-    if unknown is None:
-        return 0.0
-    ids = _ids(tokenizer, sentences)
-    share = sum(tokens.count(unknown) for tokens in ids) / max(1, sum(map(len, ids)))
+    ids = plain["input_ids"]
+    places = plain["offset_mapping"] if tokenizer.is_fast else []
+    lost = [word for s, at in zip(sentences, places, strict=False) for word in _dropped(s, at)]
+    n_unknown = 0 if unknown is None else sum(tokens.count(unknown) for tokens in ids)
+    share = (n_unknown + len(lost)) / max(1, sum(map(len, ids)) + len(lost))
     if share == 0:
         return share
     affected = (s for s, tokens in zip(sentences, ids, strict=True) if unknown in tokens)
     words = list(dict.fromkeys(word for sentence in affected for word in sentence.split()))
-    alone = dict(zip(words, _ids(tokenizer, words), strict=True))
+    alone = dict(zip(words, _ids(tokenizer, words), strict=True)) if words else {}
     strange = [word for word, tokens in alone.items() if unknown in tokens]
+    strange = list(dict.fromkeys([*strange, *lost]))
     named = ", ".join(map(repr, strange[:_SHOWN])) + (", ..." if len(strange) > _SHOWN else "")
     message = f"{share:.0%} of the tokens are unknown to the tokenizer of {source!r}: {named}"
     if share > _MOST_UNKNOWN:
@@ -306,6 +338,29 @@ def _share_of_unknown(tokenizer: Any, sentences: list[str], source: str) -> floa
         )
     warn(f"model: {message}")
     return share
+
+
+def _dropped(sentence: str, places: Iterable[tuple[int, int]]) -> list[str]:
+    """List the words that no token is of, or that have letters that no token is of.
+
+    Marks may go, as accents do, and so may what is joined with the character before it.
+    """
+    covered = bytearray(len(sentence))
+    for start, end in places:
+        covered[start:end] = b"\1" * (end - start)
+    bare = {i for i, c in enumerate(sentence) if not covered[i] and category(c)[0] in "LNPS"}
+    letters = {i for i in bare if sentence[i].isalnum() and not _is_joined(sentence, i)}
+    found = []
+    for word in re.finditer(r"\S+", sentence) if bare else ():
+        own = set(range(*word.span()))
+        shown = {i for i in own if covered[i]}
+        if own & letters or (own & bare and not shown):
+            found.append(word[0])
+    return found
+
+
+def _is_joined(sentence: str, i: int) -> bool:
+    return i > 0 and len(normalize("NFC", sentence[i - 1 : i + 1])) == 1
 
 
 def _warn_of_equal(ids: list[list[int]], sentences: list[str], source: str) -> None:
