@@ -50,7 +50,10 @@ def record(tmp_path):
 
 
 def word_by_word(folder, stimuli) -> np.ndarray:
-    """(layer, sentence, unit): the mean over the pieces that share characters with the target."""
+    """(layer, sentence, unit): the mean over the pieces that share characters with the target.
+
+    A piece that is a space alone shares none.
+    """
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).float().eval()
     model = getattr(model, "encoder", model) if model.config.is_encoder_decoder else model
@@ -59,7 +62,9 @@ def word_by_word(folder, stimuli) -> np.ndarray:
         start = sentence.index(word)
         inside = set(range(start, start + len(word)))
         tokens = tokenizer(sentence, return_offsets_mapping=True)
-        own = [i for i, ends in enumerate(tokens["offset_mapping"]) if inside & set(range(*ends))]
+        names = tokenizer.convert_ids_to_tokens(tokens["input_ids"])
+        places = [set(range(*ends)) for ends in tokens["offset_mapping"]]
+        own = [i for i, at in enumerate(places) if inside & at and names[i] not in ("▁", "Ġ")]
         with torch.no_grad():
             ids = torch.tensor([tokens["input_ids"]])
             states = model(input_ids=ids, output_hidden_states=True).hidden_states

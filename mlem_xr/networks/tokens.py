@@ -13,6 +13,9 @@ from mlem_xr.schema import InputError, warn
 _MOST_UNKNOWN = 0.5
 """Share of unknown tokens from which the tokens cannot be those of the network."""
 
+_SPACES = "\u2581\u0120"
+"""Characters that stand for a space in SentencePiece and in pairs of bytes."""
+
 _SHOWN = 5
 """Unknown words that a warning names; tokens of a sentence."""
 
@@ -162,7 +165,7 @@ def encode(
     names = ["input_ids", *(["token_type_ids"] if _has_token_types(model) else [])]
     return Tokens(
         {name: encoded[name] for name in names if name in encoded},
-        encoded["offset_mapping"] if characters else None,
+        _places(tokenizer, encoded) if characters else None,
         {
             "class": type(tokenizer).__name__,
             "add_special_tokens": add_special_tokens,
@@ -174,6 +177,20 @@ def encode(
             "n_distinct": len({tuple(one) for one in ids}),
         },
     )
+
+
+def _places(tokenizer: Any, encoded: Any) -> list[list[tuple[int, int]]]:
+    """Return the first character of each token and the one after its last; a space has none.
+
+    At the start of a sentence the space that SentencePiece adds is said to be the first letter; a
+    word would have a token more there than elsewhere.
+    """
+    known = set().union(*encoded["input_ids"])
+    spaces = {i for i in known if not tokenizer.convert_ids_to_tokens(i).strip(_SPACES)}
+    both = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [
+        [(a, a) if i in spaces else (a, b) for i, (a, b) in zip(*one, strict=True)] for one in both
+    ]
 
 
 def tokens_of(
