@@ -367,6 +367,42 @@ def test_a_target_that_was_cut_off_is_named(tmp_path, record):
         record(stimuli, folder, pooling="target", truncate=True)
 
 
+def test_a_target_that_was_cut_in_two_is_named(tmp_path, record):
+    folder = networks.save_bert(tmp_path / "net")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    n_tokens = len(tokenizer.tokenize("sings"))
+    assert n_tokens > 2
+    for n_dots, found in ((62 - n_tokens, None), (61, 1), (62 - n_tokens + 1, n_tokens - 1)):
+        stimuli = table([*WORDS[:4], "sings"], [*networks.SENTENCES[:4], "." * n_dots + " sings"])
+        if found is None:
+            record(stimuli, folder, pooling="target", truncate=True)
+            continue
+        message = f"target in row 5, 'sings', has {found} tokens, of {n_tokens} before it was cut"
+        with pytest.raises(InputError, match=message):
+            record(stimuli, folder, pooling="target", truncate=True, store=tmp_path / "other.zarr")
+
+
+@pytest.mark.parametrize("name", ["t5", "led"])
+def test_networks_that_say_otherwise_how_much_they_take_may_be_cut(tmp_path, record, name):
+    """T5 takes as much as there is; LED says it in a word of its own."""
+    if name == "t5":
+        folder = networks.save_t5(tmp_path / "net")
+    else:
+        sizes = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "vocab_size": 120}
+        sizes |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
+        sizes |= {"attention_window": 8, "max_encoder_position_embeddings": 32}
+        tokenizer = networks.word_pieces()
+        tokenizer.model_max_length = int(1e30)
+        folder = networks.save(tmp_path / "net", transformers.LEDConfig(**sizes), tokenizer)
+    longer = networks.stimuli([*networks.SENTENCES, "Mary " + "." * 40])
+    found = record(longer, folder, truncate=True)
+    tokens = json.loads(found["provenance"].item())["tokenizer"]
+    assert tokens["n_truncated"] == {"t5": 0, "led": 3}[name]
+    if name == "led":
+        with pytest.raises(InputError, match="3 of 12 sentences are too long .*at most 32, or tru"):
+            record(longer, folder, store=tmp_path / "other.zarr")
+
+
 def test_revisions_may_be_named_for_each_step():
     names = {0: "step0-tokens0B", 1000: "step1000-tokens4B", None: "main"}
     found = resolve_all("olmo", [0], [None], source="x/y", revision=names)

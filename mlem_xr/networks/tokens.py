@@ -1,5 +1,6 @@
 """Sentences -> the tokens that a network was trained with, or an error that says why not."""
 
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,9 @@ from mlem_xr.schema import InputError, warn
 
 _MOST_UNKNOWN = 0.5
 """Share of unknown tokens from which the tokens cannot be those of the network."""
+
+_NO_LIMIT = 2**31
+"""Tokens that no sentence has."""
 
 _SPACES = "\u2581\u0120"
 """Characters that stand for a space in SentencePiece and in pairs of bytes."""
@@ -29,6 +33,8 @@ class Tokens(NamedTuple):
     """The first character of each token, and the one after its last, where they were asked for."""
     provenance: dict[str, Any]
     """Which tokenizer made them, and how they look."""
+    uncut: list[list[tuple[int, int]]] | None = None
+    """The characters of each token before the sentences were cut, where they were asked for."""
 
 
 def load_tokenizer(
@@ -136,7 +142,9 @@ def encode(
     """
     options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "padding": False}
     most = _most_tokens(model, tokenizer)
-    length = {"truncation": True, "max_length": most} if truncate else {"truncation": False}
+    length: dict[str, Any] = {"truncation": False}
+    if truncate and most < math.inf:
+        length = {"truncation": True, "max_length": most}
     if characters and not tokenizer.is_fast:
         raise InputError(
             f"pooling: 'target' needs a tokenizer that says which characters a token is; "
@@ -144,6 +152,8 @@ def encode(
         )
     options |= {"return_offsets_mapping": characters, "verbose": False}
     encoded = tokenizer(sentences, **options, **length)
+    uncut = tokenizer(sentences, **options, truncation=False) if truncate else encoded
+    n_truncated = sum(len(tokens) > most for tokens in uncut["input_ids"])
     ids = encoded["input_ids"]
     plain = tokenizer(
         sentences,
@@ -170,12 +180,13 @@ def encode(
             "class": type(tokenizer).__name__,
             "add_special_tokens": add_special_tokens,
             "truncate": truncate,
-            **({"n_truncated": _n_longer(tokenizer, sentences, options, most)} if truncate else {}),
+            **({"n_truncated": n_truncated} if truncate else {}),
             "largest_id": largest,
             "n_embeddings": n_embeddings,
             "share_of_unknown": round(unknown, 4),
             "n_distinct": len({tuple(one) for one in ids}),
         },
+        _places(tokenizer, uncut) if characters else None,
     )
 
 
@@ -200,18 +211,25 @@ def tokens_of(
 
     Each span is the position of a sentence and its first character and the one after the last.
     """
-    assert tokens.characters is not None
+    assert tokens.characters is not None and tokens.uncut is not None
     found = []
-    for row, (which, (start, end)) in enumerate(spans, 1):
-        places = tokens.characters[which]
-        own = [i for i, (a, b) in enumerate(places) if max(a, start) < min(b, end)]
-        if not own:
+    for row, (which, span) in enumerate(spans, 1):
+        own = _inside(span, tokens.characters[which])
+        n_uncut = len(_inside(span, tokens.uncut[which]))
+        if len(own) < n_uncut or not own:
+            has = f"{len(own) or 'no'} tokens" + f", of {n_uncut} before it was cut" * bool(n_uncut)
             raise InputError(
-                f"stimuli: the target in row {row}, {sentences[which][start:end]!r}, has no "
-                "tokens; expected a part of the sentence that the tokenizer keeps"
+                f"stimuli: the target in row {row}, {sentences[which][slice(*span)]!r}, has {has}; "
+                "expected a part of the sentence that the tokenizer keeps"
             )
         found.append(own)
     return found
+
+
+def _inside(span: tuple[int, int], places: list[tuple[int, int]]) -> list[int]:
+    """Return the tokens that share characters with a part of a sentence."""
+    start, end = span
+    return [i for i, (a, b) in enumerate(places) if max(a, start) < min(b, end)]
 
 
 def _from_auto(source: str, where: dict[str, Any], trust_remote_code: bool) -> Any:
@@ -286,7 +304,7 @@ def _check_special(
 
 
 def _check_lengths(
-    ids: list[list[int]], sentences: list[str], most: int, source: str, rows: Sequence[int]
+    ids: list[list[int]], sentences: list[str], most: float, source: str, rows: Sequence[int]
 ) -> None:
     lengths = [len(tokens) for tokens in ids]
     longer = [i for i, n in enumerate(lengths) if n > most]
@@ -299,21 +317,19 @@ def _check_lengths(
         )
 
 
-def _n_longer(tokenizer: Any, sentences: list[str], options: dict[str, Any], most: int) -> int:
-    """Count the sentences that have more tokens than a network takes."""
-    ids = tokenizer(sentences, **options, truncation=False)["input_ids"]
-    return sum(len(tokens) > most for tokens in ids)
-
-
-def _most_tokens(model: Any, tokenizer: Any) -> int:
-    limits = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None)]
+def _most_tokens(model: Any, tokenizer: Any) -> float:
+    """Return how many tokens a network takes; infinity where nothing says it."""
+    names = ("max_position_embeddings", "max_encoder_position_embeddings")
+    limits = [tokenizer.model_max_length, *(getattr(model.config, name, None) for name in names)]
     for name, module in model.named_modules():
         # RoBERTa and its kin count positions from beyond that of the padding token.
         padding = getattr(module, "padding_idx", None)
         weight = getattr(module, "weight", None)
         if name.endswith("position_embeddings") and padding is not None and weight is not None:
             limits.append(len(weight) - padding - 1)
-    return min(int(limit) for limit in limits if limit is not None and limit > 0)
+    # Tokenizers that do not know it say 1e30.
+    known = [int(one) for one in limits if one is not None and 0 < one < _NO_LIMIT]
+    return min(known, default=math.inf)
 
 
 def _n_embeddings(model: Any) -> int | None:
