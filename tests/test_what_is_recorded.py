@@ -181,6 +181,17 @@ def test_a_word_inside_another_is_not_meant():
     assert target_spans(stimuli) == [(4, 6), (0, 1), (3, 7), (2, 3)]
 
 
+def test_marks_are_parts_of_words():
+    """Vowels of Devanagari, and accents that stand alone."""
+    raama, raam = "\u0930\u093e\u092e\u093e", "\u0930\u093e\u092e"
+    kii, kiimat = "\u0915\u0940", "\u0915\u0940\u092e\u0924"
+    sentences = [f"{raam} {raama}", f"{raam} {kii} {kiimat}", "cafe cafe\u0301s", "\u0301a a"]
+    stimuli = mx.read_stimuli(table([raam, kii, "cafe", "a"], sentences))
+    assert target_spans(stimuli) == [(0, 3), (4, 6), (0, 4), (3, 4)]
+    with pytest.raises(InputError, match="in row 1 is .*, which is 0 times in"):
+        mx.read_stimuli(table([raam, *["a"] * 3], [f"{raama} a", *["a b"] * 3]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import Any
+from unicodedata import category
 
 import xarray as xr
 
@@ -60,14 +61,21 @@ def _only(row: int, sentence: str, word: Any) -> tuple[int, int]:
         raise InputError(
             f"{named}; expected a word of the sentence (the column 'target' is no feature)"
         )
-    before, after = (r"(?<!\w)" if word[0].isalnum() else ""), r"(?!\w)" * word[-1].isalnum()
-    found = [one.span() for one in re.finditer(before + re.escape(word) + after, sentence)]
+    starts = (one.start() for one in re.finditer(f"(?={re.escape(word)})", sentence))
+    spans = [(start, start + len(word)) for start in starts]
+    found = [one for one in spans if not any(_is_inside(sentence, end) for end in one)]
     if len(found) != 1:
         raise InputError(
             f"{named}, which is {len(found)} times in {shown(sentence)}; expected once, or its "
             "characters in 'target_start' and 'target_end' (the column 'target' is no feature)"
         )
     return found[0]
+
+
+def _is_inside(sentence: str, i: int) -> bool:
+    """Whether the characters before a place and after it are both of words."""
+    both = sentence[i - 1 : i + 1] if i else ""
+    return len(both) == 2 and all(re.match(r"\w", c) or category(c)[0] == "M" for c in both)
 
 
 def _checked(row: int, sentence: str, start: Any, end: Any) -> tuple[int, int]:
