@@ -446,6 +446,22 @@ def test_a_decoder_alone_of_two_is_refused(tmp_path, recorded):
         recorded(folder)
 
 
+def test_a_configuration_that_wants_tuples(tmp_path, recorded):
+    folder = networks.save_bert(tmp_path / "net")
+    expected, _ = recorded(folder)
+    change_config(folder, return_dict=False)
+    found, _ = recorded(folder)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_code_that_gives_a_tuple_is_refused(tmp_path, recorded, own_code):
+    folder = own_code(tmp_path / "own")
+    path = folder / "modeling_own.py"
+    path.write_text(path.read_text().replace("return found", "return found.to_tuple()"))
+    with pytest.raises(InputError, match=r"\(OwnModel\) has hidden states of no shape for"):
+        recorded(folder, trust_remote_code=True)
+
+
 # Folders of other programs
 
 

@@ -174,6 +174,7 @@ def _load(
         # Decoders would keep the keys and values of all tokens, to go on from there.
         if isinstance(getattr(each, "config", None), transformers.PreTrainedConfig):
             each.config.use_cache = False
+            each.config.return_dict = True
     provenance = {
         "source": checkpoint.source,
         "revision": checkpoint.revision,

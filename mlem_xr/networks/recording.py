@@ -730,7 +730,7 @@ def _forward(network: Network, inputs: Inputs, rows: np.ndarray) -> dict[int, An
     if network.modules:
         states = _seen(network, seen)
     else:
-        states = dict(enumerate(output.hidden_states or ()))
+        states = dict(enumerate(getattr(output, "hidden_states", None) or ()))
     found = [tuple(getattr(layer, "shape", ())) for layer in states.values()]
     if not found or any(len(one) < 3 or one[:2] != shape for one in found):
         shapes = textwrap.shorten(", ".join(map(str, dict.fromkeys(found))), 100) or "no shape"
