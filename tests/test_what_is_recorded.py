@@ -310,6 +310,18 @@ def test_a_module_without_a_vector_per_token_is_refused(tmp_path, record):
         record(networks.stimuli(), folder, module=state)
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_weights_are_no_units(tmp_path, record, heads):
+    """Of 4 heads, or of one, in sentences of 4 tokens, they have the shape of vectors."""
+    config = transformers.BloomConfig(vocab_size=120, hidden_size=20, n_layer=2, n_head=heads)
+    folder = networks.save(tmp_path / "net", config, networks.byte_pairs(bos_token="<s>"))
+    sentences = ["Mary plays.", "He sings.", "Girls play.", "Dogs bark."]
+    pattern = "h.{layer}.self_attention.attention_dropout"
+    with pytest.raises(InputError, match="^mod(ule|el): .*; expected (one vector|as many in)"):
+        record(networks.stimuli(sentences), folder, module=pattern)
+    assert not (tmp_path / "store.zarr").exists()
+
+
 def test_a_module_that_is_run_several_times_is_refused(tmp_path, record):
     config = transformers.AlbertConfig(
         **networks.bert_config().to_dict() | {"embedding_size": 8, "num_hidden_groups": 1}

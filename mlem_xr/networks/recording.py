@@ -509,6 +509,8 @@ def _run(network: Network, tokens: Tokens, asked: _Asked) -> xr.DataArray:
         spans = zip(asked.which.tolist(), asked.spans, strict=True)
         targets = tokens_of(spans, tokens, asked.texts)
     sentences = [np.flatnonzero(asked.which == i) for i in range(len(asked.texts))]
+    if network.modules:
+        _check_other_length(network, tokens.inputs)
     values = np.empty(0)
     layers: list[int] = []
     is_done = np.zeros(len(asked.which), bool)
@@ -608,6 +610,23 @@ def _states(
         if i == 0:
             _check_not_random(network, inputs, rows, hidden)
         yield rows, hidden
+
+
+def _check_other_length(network: Network, inputs: Inputs) -> None:
+    """Refuse modules whose outputs have one vector per token by chance, as attention weights may.
+
+    The first sentence with a token less, or twice if it is one, has as many units.
+    """
+    one = {name: [tokens[0][:-1] or tokens[0] * 2] for name, tokens in inputs.items()}
+    row = np.zeros(1, int)
+    expected, found = _forward(network, inputs, row), _forward(network, one, row)
+    for number, states in found.items():
+        if states.shape[2] != expected[number].shape[2]:
+            raise InputError(
+                f"module: {network.provenance['module']!r} with {number} gives "
+                f"{expected[number].shape[2]} numbers per token in a sentence, and "
+                f"{states.shape[2]} with a token less or more; expected as many in each"
+            )
 
 
 def _takes_its_share(network: Network) -> bool:
