@@ -514,3 +514,50 @@ def test_a_grammar_may_end_in_capitals(tmp_path: Path) -> None:
     words = "".join(f"N[WORD={word}] -> '{word}'\n" for word in ("he", "she"))
     (tmp_path / "own.FCFG").write_text(rules + words)
     assert read_stimuli(tmp_path / "own.FCFG").attrs["stimuli"] == "own"
+
+
+BIG = 2**53 + 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series([BIG, 2**53, None, 3], dtype="Int64"),
+        pd.Series([BIG, 2**53, None, 3], dtype=object),
+        pd.Series([BIG, 2**53, pd.NA, 3], dtype=object),
+        pd.Series([BIG, 2**53, 0.5, 3], dtype=object),
+        pd.Series([np.int64(BIG), 2**53, None, 3], dtype=object),
+        pd.Categorical([BIG, 2**53, None, 3]),
+    ],
+)
+def test_whole_numbers_that_would_become_others_are_refused(values: object) -> None:
+    """float64 has no 2**53 + 1."""
+    message = f"column 'x' holds {BIG}.*, which would become {2**53}; expected whole numbers up to"
+    with pytest.raises(InputError, match=f"^stimuli: {message}"):
+        read_stimuli(four(x=values))
+    data = xr.Dataset(coords={"text": ("sentence", list("abcd")), "y": ("sentence", [1, 2, 1, 2])})
+    data = data.assign_coords(x=("sentence", np.array([BIG, 2**53, None, 3], dtype=object)))
+    with pytest.raises(InputError, match=f"^stimuli: {message}"):
+        read_stimuli(data)
+
+
+def test_large_whole_numbers_of_arrow_are_refused_where_some_are_undefined() -> None:
+    pytest.importorskip("pyarrow")
+    values = pd.Series([BIG, 2**53, None, 3], dtype="int64[pyarrow]")
+    with pytest.raises(InputError, match=f"^stimuli: column 'x' holds {BIG}, which would"):
+        read_stimuli(four(x=values))
+
+
+@pytest.mark.parametrize("role", [{"numeric": "x"}, {"vector": {"x": ["x"]}}])
+def test_large_whole_numbers_are_no_measurements(role: dict) -> None:
+    table = four(x=[BIG, 2**53, 1, 3])
+    assert to_codes(read_stimuli(table)["x"].values)[1] == [BIG, 2**53, 1, 3]
+    with pytest.raises(InputError, match=f"^{next(iter(role))}: column 'x' holds {BIG}, which"):
+        read_stimuli(table, **role)
+    with pytest.raises(InputError, match=f"^{next(iter(role))}: column 'x' holds {BIG}, which"):
+        read_stimuli(read_stimuli(table), **role)
+
+
+def test_large_whole_numbers_that_floats_hold_are_kept() -> None:
+    table = four(x=pd.Series([2**60, -(2**63), None, 2**53 + 2], dtype="Int64"))
+    assert plain(read_stimuli(table)["x"].values) == [2**60, -(2**63), None, 2**53 + 2]

@@ -40,6 +40,9 @@ _MOST_LEVELS = 20
 MAX_COLUMNS = 1000
 """Features and items of a table; an analysis takes fewer of them."""
 
+_LARGEST_WHOLE = 2**53
+"""Up to which float64 holds every whole number."""
+
 _LONGEST_NAME = 200
 """Bytes of a feature's name; file systems have a limit of 255."""
 
@@ -352,10 +355,11 @@ def _kinds(
 
 
 def _numbers(values: np.ndarray, column: str, attrs: Mapping[str, Any]) -> np.ndarray:
+    argument = "vector" if "vector" in attrs else "numeric"
     if values.dtype.kind not in "if":
         wrong = next((value for value in values if isinstance(value, str)), values[0])
-        argument = "vector" if "vector" in attrs else "numeric"
         raise InputError(f"{argument}: column {column!r} holds {shown(wrong)}; expected numbers")
+    check_exact(pd.Series(values), f"{argument}: column {column!r}")
     return values.astype(np.float64)
 
 
@@ -376,8 +380,9 @@ def _plain_values(column: pd.Series, where: str) -> np.ndarray:
         # Categories may be of a type that has no undefined value.
         column = column.astype(object)
     undefined = column.isna().to_numpy()
+    given = column[~undefined]
     if column.dtype.kind not in "biuf":
-        levels = _distinct(column[~undefined].tolist())
+        levels = _distinct(given.tolist())
         for value in levels:
             _check_level(value, where)
         _check_booleans(levels, where)
@@ -389,6 +394,7 @@ def _plain_values(column: pd.Series, where: str) -> np.ndarray:
         _check_range(column, where)
         if column.dtype.kind != "f" and not undefined.any():
             return column.to_numpy(dtype=np.int64)
+        check_exact(given, where)
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     values = column.astype(object).to_numpy().copy()
     values[undefined] = None
@@ -410,6 +416,19 @@ def _check_range(column: pd.Series, where: str) -> None:
     largest = column.abs().max()
     if largest == np.inf or (column.dtype.kind == "u" and largest > np.iinfo(np.int64).max):
         raise InputError(f"{where} holds {largest}; expected finite numbers, below 2**63")
+
+
+def check_exact(numbers: pd.Series, where: str) -> None:
+    """Refuse large whole numbers that are to become float64, which would make others of them."""
+    if numbers.dtype.kind == "f":
+        return
+    for number in map(plain_value, numbers[numbers.abs() > _LARGEST_WHOLE].tolist()):
+        if number != float(number):
+            raise InputError(
+                f"{where} holds {number}, which would become {float(number):.0f}; expected whole "
+                "numbers up to 2**53 where a column is numeric, has fractions or is undefined "
+                "somewhere"
+            )
 
 
 def _check_level(value: Any, where: str) -> None:
