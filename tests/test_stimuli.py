@@ -216,6 +216,10 @@ def test_unknown_source_names_what_was_tried_and_what_is_bundled(
         ("commas.csv", b"sentence,a\n" + b"well, yes,1\nso, no,1\n" * 2, "more cells than columns"),
         ("twice.csv", b"sentence,a,a\nyes,1,2\n", "column 'a' is named twice"),
         ("nameless.csv", b"sentence,a,\nyes,1,2\nno,2,3\n", "column 3 has no name"),
+        ("short.csv", b"sentence,a,b\nx,1,2\ny,1\nz,2,1\nw,1,1\n", "line 3: 2 cells; expected 3"),
+        ("cut.csv", b"sentence,a\n" + b"yes,1\n" * 5 + b"no", "line 7: 1 cells; expected 2"),
+        ("lines.csv", b'sentence,a\n"x\ny",1\n\n"u\nv"\nz,2\nw,3\n', "line 5: 1 cells; exp"),
+        ("short.csv.gz", gzip.compress(b"sentence,a\nx,1\ny\nz,2\nw,1\n"), "line 3: 1 cells"),
         ("ragged.csv", b"sentence,a\nyes,1\nwell, no,1\n", ""),
         ("plain.csv.gz", b"sentence,a\nyes,1\n", ""),
         ("cut.csv.gz", gzip.compress(b"sentence,a\nyes,1\n" * 1000, mtime=0)[:40], ""),
@@ -561,3 +565,11 @@ def test_large_whole_numbers_are_no_measurements(role: dict) -> None:
 def test_large_whole_numbers_that_floats_hold_are_kept() -> None:
     table = four(x=pd.Series([2**60, -(2**63), None, 2**53 + 2], dtype="Int64"))
     assert plain(read_stimuli(table)["x"].values) == [2**60, -(2**63), None, 2**53 + 2]
+
+
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    text = "sentence,x,y\r\na,1,\r\n\r\nb,2,\r\n  \r\nc,1,u\r\nd,2,v\r\n\r\n"
+    (tmp_path / "table.csv").write_text(text, newline="")
+    stimuli = read_stimuli(tmp_path / "table.csv")
+    assert stimuli["text"].values.tolist() == list("abcd")
+    assert plain(stimuli["y"].values) == [None, None, "u", "v"]

@@ -5,7 +5,7 @@ import gzip
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from io import StringIO
@@ -318,9 +318,33 @@ def _read_csv(source: Callable[[], TextIO]) -> pd.DataFrame:
         raise ValueError("more cells than columns; put sentences that hold commas in quotes")
     if len(header) == 1 and ";" in header[0]:
         raise ValueError("one column, with semicolons; expected commas between the cells")
+    # pandas fills rows that are too short, at their end.
+    if table.iloc[:, -1].isna().any():
+        _check_lengths(source, header)
     for name in table.columns.drop("sentence", errors="ignore"):
         table[name] = _without_na(table[name])
     return _without_row_numbers(table, header)
+
+
+def _check_lengths(source: Callable[[], TextIO], header: list[str]) -> None:
+    """Refuse rows with fewer cells than the header, as in a file that is cut."""
+    for line, cells in _rows(source):
+        if len(cells) < len(header):
+            expected = f"expected {len(header)}, as in the header"
+            raise ValueError(f"line {line}: {len(cells)} cells; {expected}")
+
+
+def _rows(source: Callable[[], TextIO]) -> Iterator[tuple[int, list[str]]]:
+    """Give the cells of every row below the header, and the line where it begins."""
+    with source() as lines:
+        rows = csv.reader(lines)
+        next(rows)
+        end = rows.line_num
+        for cells in rows:
+            line, end = end + 1, rows.line_num
+            # A blank line is no row.
+            if cells and not (len(cells) == 1 and cells[0].isspace()):
+                yield line, cells
 
 
 def _without_na(column: pd.Series) -> pd.Series:
