@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.spatial import distance as spatial
+from sklearn.metrics import pairwise_distances
 
 import mlem_xr as mx
 from helpers import layers, lazy, refuse, write
@@ -119,3 +120,22 @@ def test_arrays_are_called_what_they_hold(stimuli, activations):
     assert mx.distances(activations).name == "distance"
     assert mx.feature_distances(stimuli).name == "feature_distance"
     assert mx.feature_correlation(stimuli).name == "feature_correlation"
+
+
+def test_the_mahalanobis_distance_is_that_of_scikit_learn():
+    """Also of units of very different sizes."""
+    values = np.random.default_rng(0).normal(size=(40, 6)) * np.logspace(-9, 0, 6)
+    found = distance_matrix(values, "mahalanobis")
+    expected = pairwise_distances(values / np.logspace(-9, 0, 6), metric="mahalanobis")
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sum", "copy", "constant", "as many as sentences", "more"])
+def test_units_that_depend_on_each_other_have_no_mahalanobis_distance(kind):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(20, {"as many as sentences": 20, "more": 30}.get(kind, 5)))
+    if kind in ("sum", "copy", "constant"):
+        own = {"sum": values[:, 1:].sum(axis=1), "copy": 3 * values[:, 1] + 1, "constant": 0.1}
+        values[:, 0] = own[kind]
+    with pytest.raises(Undefined, match="'mahalanobis' cannot be computed .*: expected fewer units"):
+        distance_matrix(values, "mahalanobis")

@@ -61,6 +61,22 @@ def _norm(activation: NDArray) -> NDArray:
     return np.linalg.norm(activation, axis=1, keepdims=True)
 
 
+def _mahalanobis(activation: NDArray) -> NDArray:
+    n_sentences, n_units = activation.shape
+    if n_units >= n_sentences or _depend(activation):
+        raise np.linalg.LinAlgError(
+            "expected fewer units than sentences, none of which follows from the others"
+        )
+    return _metric("mahalanobis")(activation)
+
+
+def _depend(activation: NDArray) -> bool:
+    """Say whether some unit follows from the others; those of any size count the same."""
+    scaled = standardize(activation)
+    rank = np.linalg.matrix_rank(scaled.T @ scaled, hermitian=True)
+    return bool(rank < activation.shape[1])
+
+
 def _metrics(*names: str, **properties: Any) -> dict[str, Distance]:
     return {name: Distance(_metric(name), **properties) for name in names}
 
@@ -75,7 +91,7 @@ DISTANCES: dict[str, Distance] = {
     ),
     **_metrics("l1", "manhattan", "cityblock", "minkowski", "chebyshev", on_line=np.asarray),
     **_metrics("cosine", "correlation", of_one_unit=False, of_directions=True),
-    **_metrics("mahalanobis", of_one_unit=False),
+    "mahalanobis": Distance(_mahalanobis, of_one_unit=False),
     **_metrics("nan_euclidean", in_space=np.asarray, centered=True),
     **_metrics("sqeuclidean", "seuclidean", "braycurtis", "canberra", "hamming"),
     **_metrics("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule"),
