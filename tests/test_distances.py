@@ -137,5 +137,17 @@ def test_units_that_depend_on_each_other_have_no_mahalanobis_distance(kind):
     if kind in ("sum", "copy", "constant"):
         own = {"sum": values[:, 1:].sum(axis=1), "copy": 3 * values[:, 1] + 1, "constant": 0.1}
         values[:, 0] = own[kind]
-    with pytest.raises(Undefined, match="'mahalanobis' cannot be computed .*: expected fewer units"):
+    with pytest.raises(
+        Undefined, match="'mahalanobis' cannot be computed .*: expected fewer units"
+    ):
         distance_matrix(values, "mahalanobis")
+
+
+def test_a_vector_of_zeros_has_no_cosine_distance():
+    values = np.random.default_rng(0).normal(size=(20, 5))
+    assert np.isfinite(distance_matrix(values, "cosine")).all()
+    values[[3, 7]] = 0
+    with pytest.raises(Undefined, match="'cosine' is undefined .* of sentence 3"):
+        distance_matrix(values, "cosine")
+    # Where all sentences are the same, they are no distance apart.
+    assert not distance_matrix(np.zeros((20, 5)), "cosine").any()

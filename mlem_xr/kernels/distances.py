@@ -61,6 +61,14 @@ def _norm(activation: NDArray) -> NDArray:
     return np.linalg.norm(activation, axis=1, keepdims=True)
 
 
+def _cosine(activation: NDArray) -> NDArray:
+    result = _metric("cosine")(activation)
+    # scikit-learn says 1, also from such a vector to one like it.
+    nowhere = ~activation.any(axis=1)
+    result[nowhere], result[:, nowhere] = np.nan, np.nan
+    return result
+
+
 def _mahalanobis(activation: NDArray) -> NDArray:
     n_sentences, n_units = activation.shape
     if n_units >= n_sentences or _depend(activation):
@@ -90,7 +98,8 @@ DISTANCES: dict[str, Distance] = {
         centered=True,
     ),
     **_metrics("l1", "manhattan", "cityblock", "minkowski", "chebyshev", on_line=np.asarray),
-    **_metrics("cosine", "correlation", of_one_unit=False, of_directions=True),
+    "cosine": Distance(_cosine, of_one_unit=False, of_directions=True),
+    **_metrics("correlation", of_one_unit=False, of_directions=True),
     "mahalanobis": Distance(_mahalanobis, of_one_unit=False),
     **_metrics("nan_euclidean", in_space=np.asarray, centered=True),
     **_metrics("sqeuclidean", "seuclidean", "braycurtis", "canberra", "hamming"),
