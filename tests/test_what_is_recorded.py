@@ -493,6 +493,24 @@ def test_half_precision_is_computed_and_stored_in_single_precision(tmp_path, rec
         record(networks.stimuli(), folder)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_half_precision_is_that_of_transformers(tmp_path, record, name, dtype):
+    """Frequencies of positions, and a part of T5, stay in single precision."""
+    folder = networks.NETWORKS[name](tmp_path / name)
+    sentences = [" ".join(networks.SENTENCES * n) for n in (1, 2, 4, 8)]
+    found = record(networks.stimuli(sentences), folder, dtype=dtype, pooling="last-token")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    model = getattr(model, "encoder", model)
+    for row, sentence in enumerate(sentences):
+        with torch.no_grad():
+            ids = tokenizer(sentence, return_tensors="pt")["input_ids"]
+            states = model(input_ids=ids, output_hidden_states=True).hidden_states[1:]
+        expected = torch.stack([one[0, -1].float() for one in states])
+        np.testing.assert_array_equal(found["activation"].squeeze("pooling")[:, row], expected)
+
+
 def test_large_activations_wait_in_a_file_without_a_name(tmp_path, record, monkeypatch):
     folder = networks.save_bert(tmp_path / "net")
     expected = record(networks.stimuli(), folder, store=tmp_path / "small.zarr")

@@ -214,7 +214,8 @@ def _load_weights(kind: Any, source: str, options: dict[str, Any]) -> tuple[Any,
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             whole, report = kind.from_pretrained(source, **options)
-        return whole.to(options["dtype"]), report
+        # In half precision some parts stay as they are: frequencies of positions, for one.
+        return (whole.float() if options["dtype"] is torch.float32 else whole), report
 
     whole, report = load(0)
     missing = set(report["missing_keys"])
