@@ -123,8 +123,13 @@ def test_folders_of_the_same_name_have_labels_that_tell_them_apart(
     (tmp_path / folder / "config.json").write_text("{}")
     source = str(tmp_path / folder)
     assert resolve(tmp_path / folder, 3) == Checkpoint(model, 3, step, source)
-    # What is asked for by name wins.
-    assert resolve(tmp_path / folder, 3, 7).step == 7
+    if step == FINAL_STEP:
+        assert resolve(tmp_path / folder, 3, 7).step == 7
+    else:
+        assert resolve(tmp_path / folder, 3, step).step == step
+        with pytest.raises(InputError, match=f"^step: found 7 for .*; expected {step} as its name"):
+            resolve(tmp_path / folder, 3, 7)
+    assert resolve("any", 3, 7, source=source).step == 7
     assert resolve("any", 3, source=source) == Checkpoint("any", 3, FINAL_STEP, source)
     monkeypatch.chdir(tmp_path / folder)
     assert resolve(".", 3) == Checkpoint(model, 3, step, source)

@@ -202,7 +202,12 @@ def _locate(model: str, seed: int, step: int) -> Checkpoint:
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
         name, named_step = _named_by(folder)
-        step = named_step if step == FINAL_STEP and named_step is not None else step
+        if named_step is not None and step not in (FINAL_STEP, named_step):
+            raise InputError(
+                f"step: found {step} for {str(folder)!r}; expected {named_step} as its name says, "
+                "or the folder as source="
+            )
+        step = step if named_step is None else named_step
         return Checkpoint(name, seed, step, str(folder))
     if not _matching(model):
         return Checkpoint(model, seed, step, model)
