@@ -187,6 +187,20 @@ def test_overwrite_replaces_what_is_recorded(tmp_path, quietly):
     check_net(tmp_path, folder)
 
 
+def test_layers_that_a_recorded_network_lacks_are_named(tmp_path, quietly):
+    folder = networks.save_bert(tmp_path / "net")
+    deeper = networks.save_bert(tmp_path / "deeper", layers=3)
+    quietly(folder)
+    quietly(deeper)
+    assert quietly(folder, layer=[1, 2]).status.tolist() == ["skipped"]
+    assert quietly(deeper, layer=3).status.tolist() == ["skipped"]
+    for layer in (3, 99):
+        with pytest.raises(InputError, match=f"^layer: unknown value {layer}; known: 1, 2$"):
+            quietly(folder, layer=layer)
+    with pytest.raises(InputError, match="with other options .*layers all"):
+        quietly(folder, layer=[0, 1])
+
+
 def test_provenance(tmp_path, quietly, seeds_folder):
     shutil.copytree(seeds_folder / "run-0", tmp_path / "run-9")
     quietly("runs", source=seeds_folder / "run-{seed}", seed=[0, 1])

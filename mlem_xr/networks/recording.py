@@ -487,6 +487,8 @@ def _check_skipped(
         and (not found.get("own_code") or found.get("trust_remote_code") == trust_remote_code)
         and set(asked.poolings) <= set(found.get("pooling", asked.poolings))
         and (held is None or (asked.layers is not None and set(asked.layers) <= set(held)))
+        # All layers are all blocks.
+        and (held is not None or asked.module is not None or 0 not in (asked.layers or ()))
     )
     if not same:
         raise InputError(
@@ -497,6 +499,16 @@ def _check_skipped(
             f"trust_remote_code {found.get('trust_remote_code', False)}); "
             "expected the same, another `model` label with `source=`, or overwrite=True"
         )
+    if held is None and asked.layers is not None:
+        _check_layers(store, checkpoint, asked)
+
+
+def _check_layers(store: Any, checkpoint: Checkpoint, asked: _Asked) -> None:
+    """Refuse layers that a recorded network does not have."""
+    counts = stored.open_store(store)["n_units"].sel(checkpoint.labels)
+    known = counts["layer"].values[(counts > 0).any("pooling").values].tolist()
+    for layer in asked.layers or ():
+        choose("layer", layer, known)
 
 
 def _run(network: Network, tokens: Tokens, asked: _Asked) -> xr.DataArray:
