@@ -13,6 +13,7 @@ import xarray as xr
 from safetensors.torch import load_file, save_file
 
 import networks
+from mlem_xr.networks.files import changed, identities
 from mlem_xr.networks.recording import pool, record
 from mlem_xr.schema import POOLINGS, InputError
 from mlem_xr.store import activations as stores
@@ -181,10 +182,43 @@ def test_overwrite_replaces_what_is_recorded(tmp_path, quietly):
     quietly(folder)
     before = recorded(tmp_path)
     networks.save_bert(folder, seed=1)
-    assert quietly(folder).status.tolist() == ["skipped"]
+    message = "^model: net .*is skipped, but 'model.safetensors' in .* is no longer what was"
+    with pytest.warns(UserWarning, match=message):
+        assert quietly(folder).status.tolist() == ["skipped"]
     assert recorded(tmp_path).equals(before)
     assert quietly(folder, overwrite=True).status.tolist() == ["recorded"]
     check_net(tmp_path, folder)
+
+
+def test_files_that_are_no_longer_what_was_recorded_are_named(tmp_path, quietly, recwarn):
+    folder = networks.save_bert(tmp_path / "net")
+    tokenizer = shutil.copytree(folder, tmp_path / "tokenizer")
+    quietly(folder, tokenizer=tokenizer)
+    (folder / "README.md").write_text("changed")
+    quietly(folder, tokenizer=tokenizer)
+    assert not recwarn
+    path = tokenizer / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.warns(UserWarning, match=f"but 'tokenizer.json' in '{tokenizer}' is no longer"):
+        quietly(folder, tokenizer=tokenizer)
+    recwarn.clear()
+    shutil.rmtree(tokenizer)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with pytest.warns(UserWarning, match="but 'config.json', .* in .* is no longer"):
+        quietly("net", source=folder, tokenizer=str(tokenizer))
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**16, 2**16 + 1, 3 * 2**21])
+def test_other_weights_show_whatever_their_size(tmp_path, size):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(np.random.default_rng(0).bytes(size))
+    before = identities(tmp_path)
+    assert list(before) == [path.name] and changed(tmp_path, before) == []
+    path.write_bytes(np.random.default_rng(1).bytes(size))
+    assert changed(tmp_path, before) == [path.name] * (size > 0)
+    path.write_bytes(b"more")
+    assert changed(tmp_path, before) == [path.name]
 
 
 def test_layers_that_a_recorded_network_lacks_are_named(tmp_path, quietly):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlem_xr.networks.checkpoints import Checkpoint
+from mlem_xr.networks.files import identities
 from mlem_xr.networks.modules import find_modules
 from mlem_xr.networks.tokens import Tokens, encode, find_file, load_tokenizer
 from mlem_xr.networks.trust import check_own_code, names_of_code
@@ -124,6 +125,8 @@ def load(
             characters=characters,
             source=others.source,
         )
+    if others is not files:
+        tokens.provenance["files"] = identities(others.source)
     return network, tokens
 
 
@@ -179,6 +182,7 @@ def _load(
         "source": checkpoint.source,
         "revision": checkpoint.revision,
         "commit": files.commit,
+        "files": identities(files.source),
         "network": {"class": type(whole).__name__, "part": part},
         **{"module": module, "dtype": dtype},
         "own_code": names_of_code(settings.get("auto_map")),

@@ -23,6 +23,7 @@ import xarray as xr
 from mlem_xr.kernels.distances import is_constant
 from mlem_xr.networks.checkpoints import Checkpoint, resolve_all
 from mlem_xr.networks.downloads import weights_of
+from mlem_xr.networks.files import changed
 from mlem_xr.networks.loading import Network, check_models, load
 from mlem_xr.networks.modules import check_module, watched
 from mlem_xr.networks.placing import DeviceMap, check_device_map, check_places, placed
@@ -46,6 +47,7 @@ from mlem_xr.schema import (
     check_text,
     choose,
     first_line,
+    listed,
     several,
     warn,
 )
@@ -237,11 +239,12 @@ def record(
     Warns
     -----
     UserWarning
-        If a checkpoint failed while others go on; if some tokens are unknown, different sentences
-        have the same tokens, or all sentences have the same activations in a layer, as those of the
-        first token of a causal network; if a network has layers that its configuration does not
-        know, brings code that is not run, or mixes the sentences of a batch, which are then run one
-        by one.
+        If a checkpoint failed while others go on; if one is skipped whose folder has other files
+        now; if some tokens are unknown or special ones, different sentences have the same tokens,
+        or all sentences have the same activations in a layer, as those of the first token of a
+        causal network; if a network has layers, or weights in them, that are not used, brings code
+        that is not run, or mixes the sentences of a batch, which are then run one by one; if its
+        tokenizer adds other special tokens than tokenizer.json.
 
     Examples
     --------
@@ -501,6 +504,21 @@ def _check_skipped(
         )
     if held is None and asked.layers is not None:
         _check_layers(store, checkpoint, asked)
+    _warn_of_changed(checkpoint, found)
+
+
+def _warn_of_changed(checkpoint: Checkpoint, found: dict[str, Any]) -> None:
+    """Warn where a folder is no longer what was recorded; stores from before do not say."""
+    tokens = found.get("tokenizer", {})
+    folders = (checkpoint.source, found.get("files")), (tokens.get("source"), tokens.get("files"))
+    for folder, files in folders:
+        # A folder may be gone once it is recorded.
+        names = changed(folder, files) if files and Path(folder).is_dir() else []
+        if names:
+            warn(
+                f"model: {checkpoint} is skipped, but {listed(names)} in {folder!r} is no longer "
+                "what was recorded; overwrite=True records it again"
+            )
 
 
 def _check_layers(store: Any, checkpoint: Checkpoint, asked: _Asked) -> None:
