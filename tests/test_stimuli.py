@@ -573,3 +573,16 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
     stimuli = read_stimuli(tmp_path / "table.csv")
     assert stimuli["text"].values.tolist() == list("abcd")
     assert plain(stimuli["y"].values) == [None, None, "u", "v"]
+
+
+@pytest.mark.parametrize("number", [str(2**63), f"+{2**63}", f"{2**64}", "1" * 30])
+@pytest.mark.parametrize("others", [["", "3", "3"], ['""', "3", "-1"], ["", "NA", "u"]])
+def test_an_empty_cell_is_never_a_level(tmp_path: Path, number: str, others: list[str]) -> None:
+    rows = [f"{text},{cell}\n" for text, cell in zip("abcd", [number, *others], strict=True)]
+    (tmp_path / "table.csv").write_text("sentence,x\n" + "".join(rows))
+    try:
+        stimuli = read_stimuli(tmp_path / "table.csv")
+    except InputError as error:
+        assert f"column 'x' holds {number}; expected" in str(error)
+    else:
+        assert plain(stimuli["x"].values) == [number, None, *others[1:]]

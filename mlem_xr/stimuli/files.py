@@ -322,7 +322,8 @@ def _read_csv(source: Callable[[], TextIO]) -> pd.DataFrame:
     if table.iloc[:, -1].isna().any():
         _check_lengths(source, header)
     for name in table.columns.drop("sentence", errors="ignore"):
-        table[name] = _without_na(table[name])
+        # pandas keeps empty cells among whole numbers of 2**63 or more, which it takes for text.
+        table[name] = _without_na(table[name].mask(table[name] == ""))
     return _without_row_numbers(table, header)
 
 
