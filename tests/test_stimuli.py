@@ -586,3 +586,34 @@ def test_an_empty_cell_is_never_a_level(tmp_path: Path, number: str, others: lis
         assert f"column 'x' holds {number}; expected" in str(error)
     else:
         assert plain(stimuli["x"].values) == [number, None, *others[1:]]
+
+
+@pytest.mark.parametrize("other", ["", "NA", "0.5"])
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
+def test_large_whole_numbers_of_a_csv_are_not_made_others(
+    tmp_path: Path, other: str, ending: str
+) -> None:
+    path = tmp_path / f"table{ending}"
+    cells = pd.DataFrame({"sentence": list("abcd"), "x": [str(BIG), str(2**53), other, "3"]})
+    write_table(cells, path)
+    with pytest.raises(InputError, match=f"^stimuli: column 'x' holds {BIG}, which would become"):
+        read_stimuli(path)
+    write_table(cells.assign(x=[str(2**60), f"{float(2**53)}", other, "1e300"]), path)
+    value = {"0.5": 0.5}.get(other)
+    assert plain(read_stimuli(path)["x"].values) == [2**60, 2**53, value, 1e300]
+    write_table(cells.assign(x=[str(BIG), str(2**53), "1", "3"]), path)
+    assert read_stimuli(path)["x"].values.tolist() == [BIG, 2**53, 1, 3]
+
+
+def test_large_whole_numbers_beside_nulls_of_arrow_are_not_made_others(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"sentence": list("abcd"), "x": [BIG, 2**53, None, 3]})
+    parquet.write_table(table, tmp_path / "table.parquet")
+    kept = table.set_column(1, "x", arrow.array([2**60, 2**53, None, 3]))
+    parquet.write_table(kept, tmp_path / "kept.parquet")
+    for source in (table, tmp_path / "table.parquet"):
+        with pytest.raises(InputError, match=f"^stimuli: column 'x' holds {BIG}, which would"):
+            read_stimuli(source)
+    for source in (kept, tmp_path / "kept.parquet"):
+        assert plain(read_stimuli(source)["x"].values) == [2**60, 2**53, None, 3]

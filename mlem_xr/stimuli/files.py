@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import re
 import warnings
 import zlib
 from collections import Counter
@@ -44,10 +45,13 @@ from mlem_xr.schema import (
 from mlem_xr.stimuli.generate import generate_stimuli, is_grammar, list_stimuli
 from mlem_xr.stimuli.table import (
     MAX_COLUMNS,
+    check_beside_nulls,
+    check_exact,
     checked,
     declared_items,
     frame_of,
     from_dataframe,
+    has_large,
     to_dataframe,
     warn_of_oddities,
 )
@@ -296,15 +300,26 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise InputError(f"stimuli: no file {str(path)!r}; {bundled}")
     try:
         if ending == ".parquet":
-            return pd.read_parquet(path)
+            return _read_parquet(path)
         return _read_csv(lambda: _opened(path, packed=ending == ".csv.gz"))
     except ImportError as error:
         raise InputError(f"stimuli: {NO_PYARROW}") from error
+    except InputError:
+        raise
     # The libraries behind these raise exceptions of their own, mostly subclasses of ValueError.
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise InputError(
             f"stimuli: cannot read {str(path)!r} as {ending} ({error}); {bundled}"
         ) from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pyarrow.parquet as pq
+
+    table = pd.read_parquet(path)
+    exact = {"integer_object_nulls": True}
+    check_beside_nulls("stimuli", table, lambda: pq.read_table(path).to_pandas(**exact))
+    return table
 
 
 def _read_csv(source: Callable[[], TextIO]) -> pd.DataFrame:
@@ -324,7 +339,21 @@ def _read_csv(source: Callable[[], TextIO]) -> pd.DataFrame:
     for name in table.columns.drop("sentence", errors="ignore"):
         # pandas keeps empty cells among whole numbers of 2**63 or more, which it takes for text.
         table[name] = _without_na(table[name].mask(table[name] == ""))
+    _check_whole(source, table)
     return _without_row_numbers(table, header)
+
+
+def _check_whole(source: Callable[[], TextIO], table: pd.DataFrame) -> None:
+    """Refuse whole numbers that became others, as their column became float64."""
+    large = [i for i in range(table.shape[1]) if has_large(table.iloc[:, i])]
+    whole: dict[int, list[int]] = {i: [] for i in large}
+    for _, cells in _rows(source) if large else []:
+        for i in large:
+            if re.fullmatch(r"\s*[+-]?[0-9]+\s*", cells[i]):
+                whole[i].append(int(cells[i]))
+    for i, numbers in whole.items():
+        where = f"stimuli: column {shown(table.columns[i])}"
+        check_exact(pd.Series(numbers, dtype=object), where)
 
 
 def _check_lengths(source: Callable[[], TextIO], header: list[str]) -> None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from json import dumps
 from types import MappingProxyType
 from typing import Any
@@ -69,6 +70,9 @@ def frame_of(argument: str, table: Any) -> Any:
         raise InputError(f"{argument}: its to_pandas() fails: {shown(str(error))}") from error
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"{argument}: its to_pandas() gives {shown(frame)}; expected a DataFrame")
+    # Other libraries than Arrow and polars do not know the option.
+    with suppress(TypeError):
+        check_beside_nulls(argument, frame, lambda: table.to_pandas(integer_object_nulls=True))
     return frame
 
 
@@ -429,6 +433,23 @@ def check_exact(numbers: pd.Series, where: str) -> None:
                 "numbers up to 2**53 where a column is numeric, has fractions or is undefined "
                 "somewhere"
             )
+
+
+def check_beside_nulls(argument: str, table: pd.DataFrame, exact: Callable[[], Any]) -> None:
+    """Refuse whole numbers that a table's nulls have made others of, as its column became float64.
+
+    `exact` gives the table in which they are whole; it is called only where numbers are so large.
+    """
+    large = [i for i in range(table.shape[1]) if has_large(table.iloc[:, i])]
+    known = exact() if large else table
+    for i in large:
+        where = f"{argument}: column {shown(table.columns[i])}"
+        check_exact(known.iloc[:, i].dropna(), where)
+
+
+def has_large(column: pd.Series) -> bool:
+    """Say whether a column of float64 may have been one of whole numbers that it does not hold."""
+    return column.dtype == np.float64 and bool(_LARGEST_WHOLE <= column.abs().max() < np.inf)
 
 
 def _check_level(value: Any, where: str) -> None:
