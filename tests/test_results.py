@@ -14,7 +14,9 @@ from zarr.storage import LocalStore
 import mlem_xr as mx
 from forks import start_fork
 from helpers import layers, save, statuses, write
+from mlem_xr.analyses.origin import digests
 from mlem_xr.analyses.univariate import UNIVARIATE, UnivariateOptions
+from mlem_xr.kernels.digests import odd_numbers
 from mlem_xr.kernels.explain import explain_units
 from mlem_xr.schema import InputError
 from mlem_xr.store import saving, tasks
@@ -487,6 +489,26 @@ def test_results_of_activations_that_were_changed_are_not_those_of_the_store(sto
     with pytest.raises(InputError, match="^result: it is not of the activations .* of model="):
         mx.save_results(result.compute() if how == "computed" else result, progress=False)
     assert mx.list_results(store).empty
+
+
+def test_digests_are_those_of_the_plain_loop():
+    values = np.random.default_rng(0).normal(size=(2, 7, 5)).astype(np.float32)
+    values[1, :, 3:] = np.nan
+    array = xr.DataArray(values, dims=("layer", "sentence", "unit"))
+    of_sentence, of_unit = (odd_numbers(n, seed).tolist() for seed, n in enumerate((7, 5)))
+    bits = np.where(np.isnan(values), 0, values.view(np.uint32)).tolist()
+    expected = [
+        sum(
+            layer[i][j] * of_sentence[i] * of_unit[j]
+            for i, j in itertools.product(range(7), range(5))
+        )
+        % 2**64
+        for layer in bits
+    ]
+    assert all(number % 2 for number in of_sentence + of_unit)
+    for one in (array, array.chunk(unit=2, sentence=3), array.transpose("unit", ...).chunk()):
+        assert digests(one).values.tolist() == expected
+    assert digests(array.astype(np.float64)).values.tolist() == expected
 
 
 SAME = {

@@ -1,9 +1,10 @@
 """Which activations a result is of: what saving compares with those that a store holds."""
 
+import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
+from mlem_xr.kernels.digests import digest, odd_numbers
 from mlem_xr.schema import leading_dims
 
 _ORIGIN = "activations"
@@ -33,29 +34,28 @@ def digests_of(result: xr.Dataset) -> list[xr.DataArray]:
 def digests(activation: xr.DataArray) -> xr.DataArray:
     """Hash the activations of every representation: uint64 (leading...), lazily if they are lazy.
 
-    The sum of their bits in single precision, each times an odd number of its sentence and one of
-    its unit, modulo 2^64. It does not depend on chunks, which need not be in memory together.
+    They do not depend on chunks, which need not be in memory together.
     """
-    bits = xr.apply_ufunc(
-        _bits, activation.variable, dask="parallelized", output_dtypes=[np.uint64]
-    )
-    odd = [
-        xr.DataArray(_odd_numbers(activation.sizes[dim], seed), dims=dim)
-        for seed, dim in enumerate(("sentence", "unit"))
-    ]
-    total = xr.dot(xr.DataArray(bits), *odd, dim=("sentence", "unit"))
+    own = activation.variable.transpose(..., "sentence", "unit")
+    sizes = own.shape[-2:]
+    numbers = [odd_numbers(n, seed) for seed, n in enumerate(sizes)]
+    if own.chunks is not None:
+        lazy = [da.from_array(n, chunks=c) for n, c in zip(numbers, own.chunks[-2:], strict=True)]
+        parts = da.blockwise(
+            digest,
+            own.dims,
+            *(own.data, own.dims),
+            *(lazy[0], ["sentence"]),
+            *(lazy[1], ["unit"]),
+            adjust_chunks={"sentence": 1, "unit": 1},
+            dtype=np.uint64,
+            meta=np.empty((0,) * own.ndim, np.uint64),
+        )
+    else:
+        parts = digest(own.values, *numbers)
     labels = {dim: activation[dim] for dim in leading_dims(activation.coords)}
-    return total.assign_coords(
-        {d: c.variable for d, c in labels.items() if set(c.dims) <= set(total.dims)}
+    return xr.DataArray(
+        parts.sum(axis=(-2, -1)),
+        dims=own.dims[:-2],
+        coords={d: c.variable for d, c in labels.items() if set(c.dims) <= set(own.dims[:-2])},
     )
-
-
-def _bits(activation: NDArray) -> NDArray:
-    bits = activation.astype(np.float32).view(np.uint32).astype(np.uint64)
-    # What is not a number has no bits of its own.
-    bits[np.isnan(activation)] = 0
-    return bits
-
-
-def _odd_numbers(n: int, seed: int) -> NDArray:
-    return np.random.default_rng(seed).integers(2**63, size=n, dtype=np.uint64) * np.uint64(2) + 1
