@@ -327,8 +327,8 @@ def center(position: NDArray, subset: NDArray, rounding: NDArray) -> None:
     """Subtract a center from the positions of the sentences of a fold (n, axis), in place.
 
     Along an axis where those of a subset differ by rounding alone (axis), it is what they all are,
-    and what is within rounding of it becomes 0: so what is constant in a subset, or in the fold,
-    is exactly so. Elsewhere it is the mean, so that squares keep their digits.
+    and theirs become 0: so what is constant in a subset, or in the fold, is exactly so. Elsewhere
+    it is the mean, so that squares keep their digits.
     """
     n_axes = position.shape[1]
     low, high = np.full((2, n_axes), np.inf), np.full((2, n_axes), -np.inf)
@@ -348,11 +348,13 @@ def center(position: NDArray, subset: NDArray, rounding: NDArray) -> None:
         # What is far from the others would cost these their digits.
         elif high[VALIDATION, k] - other <= rounding[k] and first <= other <= last:
             middle[k] = other
+    # Below 0 where those of a subset are not all the same: none of them becomes 0.
+    most = np.where(high - low <= rounding, rounding, -1.0)
     for i in range(len(position)):
-        own = position[i]
+        s, own = subset[i], position[i]
         for k in range(n_axes):
             moved = own[k] - middle[k]
-            own[k] = moved if abs(moved) > rounding[k] else 0.0
+            own[k] = moved if abs(moved) > most[s, k] else 0.0
 
 
 def differing(rows: NDArray, count: NDArray, undefined: int) -> tuple[NDArray, NDArray]:

@@ -91,7 +91,7 @@ def fold_units(
     """Sum positions (sentence, unit) over the level classes of both folds.
 
     `filled` says in how many sentences each unit is not 0, `rounding` by how much rounding may let
-    it vary: so much is 0. (unit)
+    it vary: what may all be so is 0. (unit)
     """
     n_blocks, n_filled = -(-position.shape[1] // BLOCK), filled.sum()
     end = np.cumsum(filled) - filled
@@ -99,7 +99,8 @@ def fold_units(
     folds = []
     for fold in design.folds:
         start, end = end, end.copy()
-        _compress(position, fold.sentence, rounding, end, sentence, value)
+        _compress(position, fold.sentence, end, sentence, value)
+        _drop_rounding(start, end, sentence, value, fold.subset, rounding)
         sums = UnitSums.empty(len(fold.sentence), n_blocks, design)
         levels = fold.subset, fold.row, fold.level
         _sum_levels(start, end, sentence, value, *levels, sums.class_sums, sums.power_sums)
@@ -109,17 +110,9 @@ def fold_units(
 
 @numba.njit(nogil=True, cache=True)
 def _compress(
-    position: NDArray,
-    sentence: NDArray,
-    rounding: NDArray,
-    place: NDArray,
-    found: NDArray,
-    value: NDArray,
+    position: NDArray, sentence: NDArray, place: NDArray, found: NDArray, value: NDArray
 ) -> None:
-    """Write the positions that are not 0, those of each unit from its `place` on, which moves.
-
-    What may be rounding of 0 is 0.
-    """
+    """Write the positions that are not 0, those of each unit from its `place` on, which moves."""
     n_units = position.shape[1]
     n_chunked = n_units // _CHUNK * _CHUNK
     for i in range(len(sentence)):
@@ -129,25 +122,41 @@ def _compress(
             for c in range(_CHUNK):
                 any_filled |= row[first + c] != 0
             if any_filled:
-                _push(row, i, first, first + _CHUNK, rounding, place, found, value)
-        _push(row, i, n_chunked, n_units, rounding, place, found, value)
+                _push(row, i, first, first + _CHUNK, place, found, value)
+        _push(row, i, n_chunked, n_units, place, found, value)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _push(
-    row: NDArray,
-    i: int,
-    first: int,
-    last: int,
-    rounding: NDArray,
-    place: NDArray,
-    found: NDArray,
-    value: NDArray,
+    row: NDArray, i: int, first: int, last: int, place: NDArray, found: NDArray, value: NDArray
 ) -> None:
     for unit in range(first, last):
-        if abs(row[unit]) > rounding[unit]:
+        if row[unit] != 0:
             found[place[unit]], value[place[unit]] = i, row[unit]
             place[unit] += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _drop_rounding(
+    start: NDArray,
+    end: NDArray,
+    sentence: NDArray,
+    value: NDArray,
+    subset: NDArray,
+    rounding: NDArray,
+) -> None:
+    """Leave out the positions of units that, in a subset of the fold, are all rounding of 0."""
+    largest = np.empty(2)
+    for unit in range(len(start)):
+        largest[:] = 0.0
+        for j in range(start[unit], end[unit]):
+            s = subset[sentence[j]]
+            largest[s] = max(largest[s], abs(value[j]))
+        last, end[unit] = end[unit], start[unit]
+        for j in range(start[unit], last):
+            if largest[subset[sentence[j]]] > rounding[unit]:
+                sentence[end[unit]], value[end[unit]] = sentence[j], value[j]
+                end[unit] += 1
 
 
 @numba.njit(nogil=True, cache=True)
