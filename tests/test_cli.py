@@ -108,7 +108,9 @@ def test_shells_complete_commands_options_and_values():
         shell = BashComplete(app(), {}, "mlem-xr", "_MLEM_XR_COMPLETE")
         return [item.value for item in shell.get_completions(list(words[:-1]), words[-1])]
 
-    assert "_MLEM_XR_COMPLETE=bash_complete" in run("completion", "bash").stdout
+    script = run("completion", "bash").stdout
+    assert "_MLEM_XR_COMPLETE=bash_complete" in script
+    assert "_mlem_xr_completion mlem-xr\n" in script
     assert completed("mult") == ["multivariate"]
     assert completed("multivariate", "s.zarr", "--zs") == ["--zscore"]
     assert completed("multivariate", "s.zarr", "--distance", "c") == [

@@ -558,3 +558,11 @@ def test_downloaded_weights_go_where_they_are_not_to_be_kept(tmp_path, record, m
             assert any((tmp_path / "hub").rglob("model.safetensors")) == kept
     found = mx.open_store(tmp_path / "store.zarr")["provenance"].item()
     assert json.loads(found)["commit"] == COMMIT
+
+
+def test_the_tokenizer_s_folder_is_stored_in_full_and_a_name_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "words").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert recording._text("words") == str(tmp_path / "words")
+    assert recording._text("somebody/words") == "somebody/words"
+    assert recording._text(None) is None
