@@ -133,7 +133,7 @@ class MLEM(BaseEstimator):
         self.coef_ = result["weight"].mean("fold").values
         self.intercept_ = float(result["intercept"].mean())
         self.r2_ = float(result["r2"])
-        self._largest = _largest_distances(data)
+        self._half_range = _half_ranges(data)
         return self
 
     def predict_pairs(self, X: Any) -> NDArray:  # noqa: N803
@@ -161,7 +161,7 @@ class MLEM(BaseEstimator):
     def _predicted(self, data: xr.Dataset) -> NDArray:
         x = feature_distances(data).values.astype(np.float64)
         # Numbers are divided by their range, which other sentences have another one of.
-        ratio = _largest_distances(data) / np.where(self._largest > 0, self._largest, 1.0)
+        ratio = _half_ranges(data) / np.where(self._half_range > 0, self._half_range, 1.0)
         x *= ratio
         return self.intercept_ + (x**2 if self.scale == "squared" else x) @ self.coef_
 
@@ -188,14 +188,11 @@ def _name(column: Any) -> str:
     return column if isinstance(column, str) else f"x{column}"
 
 
-def _largest_distances(data: xr.Dataset) -> NDArray:
-    """Return half the largest distance of each feature that it is divided by: 1 of levels.
-
-    The whole of it may be infinite.
-    """
-    largest = []
+def _half_ranges(data: xr.Dataset) -> NDArray:
+    """Return half the range of each numeric feature, as the whole may be infinite; 1 of others."""
+    found = []
     for name in data.attrs["features"]:
         values = feature_values(data, name)
         numbers = kind_of(data, name) == "numeric"
-        largest.append(np.nanmax(values) / 2 - np.nanmin(values) / 2 if numbers else 1.0)
-    return np.array(largest)
+        found.append(np.nanmax(values) / 2 - np.nanmin(values) / 2 if numbers else 1.0)
+    return np.array(found)
