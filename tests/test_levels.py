@@ -215,6 +215,31 @@ def test_what_is_mostly_zero_has_numbers_of_its_own():
     assert np.isnan(found["r2"][4])
 
 
+@pytest.mark.parametrize("part", [[0], [1], [0, 1]], ids=["train", "validation", "fold"])
+def test_what_all_of_a_part_is_rounding_of_is_0_in_units_that_mostly_are(part):
+    rng = np.random.default_rng(0)
+    design = level_design(random_design(0, 400, 3, 3), 0)
+    own = design.folds[0]
+    where = own.sentence[np.isin(own.subset, part)]
+    values = np.where(rng.random((400, 1)) < 0.1, 1.0, 0.0).repeat(2, axis=1)
+    values[where] = 0.0
+    noisy = values.copy()
+    noisy[rng.choice(where, 10, replace=False)] = 1e-9
+
+    def sums(activation):
+        filled = np.count_nonzero(activation, axis=0)
+        # So much is rounding in the first unit, and signal in the second.
+        folds = sparse_units.fold_units(activation, filled, np.array([1e-6, 1e-12]), design)
+        train, validation = folds[0].sums.level_sums(2)
+        return train.second, validation.second
+
+    found, expected = sums(noisy), sums(values)
+    assert [number[0] > 0 for number in expected] == [subset not in part for subset in (0, 1)]
+    for number, plain in zip(found, expected, strict=True):
+        assert number[0] == plain[0]
+    assert any(number[1] != plain[1] for number, plain in zip(found, expected, strict=True))
+
+
 def test_errors_over_items_pool_what_their_sentences_add():
     """Every sentence twice, with the same item: the error is that of the items."""
     rng = np.random.default_rng(0)
